@@ -1,0 +1,29 @@
+"""gunicorn's settings for `web` and `webhook` (`gunicorn -c config/gunicorn.py config.wsgi`).
+
+Measured reasons: a prediction is mostly waiting, and gevent carries a thousand waiting ones in two processes where
+threads need a database connection and a stack each. Its accept loop is also not held up by clients that close slowly,
+as gthread's is.
+"""
+
+import os
+
+import environ
+
+environ.Env.read_env(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".env"))
+
+bind = os.environ.get("BIND") or os.environ.get("HTTP_SERVER_ADDRESS") or "0.0.0.0:8000"
+worker_class = "gevent"
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+worker_connections = 2000
+# SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
+graceful_timeout = int(os.environ.get("TASK_TIMEOUT") or 320) + 5
+timeout = 60
+keepalive = 30
+backlog = 2048
+# A request line may name a task, not more; bodies are bounded by MAX_REQUEST_BODY.
+limit_request_line = 4094
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+# Its default place is the home directory, which containers often mount read-only; nothing here uses it.
+control_socket_disable = True

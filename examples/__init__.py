@@ -1,0 +1,1 @@
+"""Example models that the serving agent can run or call without any other software."""

@@ -1,0 +1,21 @@
+#!/usr/bin/env python
+"""Django's command line for the serving agent: `python manage.py help` lists the commands."""
+
+import os
+import sys
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    try:
+        from django.core.management import execute_from_command_line
+    except ImportError as error:
+        raise SystemExit(
+            "Django is not installed here: run scripts/run, or activate the virtual environment "
+            "(. .venv/bin/activate) and install requirements.txt."
+        ) from error
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

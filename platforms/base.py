@@ -1,0 +1,196 @@
+"""What every platform is: the interface, the call that can be stopped, and the errors.
+
+PlatformError                  it could not be had: unreachable, 5xx, an answer nobody can read
+├── InvalidInputs              the platform refused what the caller sent
+├── PlatformUnavailable        nobody answered, or "not now" (429, 502, 503) until patience ran out
+├── PlatformTimeout            no answer within the time a prediction may take
+└── Unsupported                this platform has no such thing (streaming, docs)
+CallStopped                    not an error of the platform: somebody here asked the call to end
+"""
+
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class PlatformError(Exception):
+    """The platform failed; the message may be shown to the caller."""
+
+
+class InvalidInputs(PlatformError):
+    """The platform refused the inputs; the message says why, in the platform's words where it gave any."""
+
+
+class PlatformUnavailable(PlatformError):
+    """The platform could not be reached, or said that it cannot serve now."""
+
+
+class PlatformTimeout(PlatformError):
+    """The platform did not answer in time; whether the prediction ran is unknown."""
+
+
+class Unsupported(PlatformError):
+    """The platform has no such function."""
+
+
+class StopReason(StrEnum):
+    CANCELED = "canceled"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+
+
+class CallStopped(Exception):
+    """The call was ended from here before the platform answered."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(f"the call was stopped: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionResult:
+    """What a platform answered. `running_time` in seconds, None where the platform did not say."""
+
+    outputs: Any
+    running_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is asked of a platform."""
+
+    model_name: str
+    inputs: Mapping[str, Any]
+    model_version: str = ""
+    upload_webhook: str = ""
+    """Where the model may send files it makes; only KServe and plain services are told."""
+
+
+class Call:
+    """One prediction in flight: how long it may still take, and how another thread ends it.
+
+    Whoever blocks registers what unblocks it (`closing`); `stop` runs these from any thread, once.
+    """
+
+    def __init__(self, *, timeout_seconds: float, request_id: str = "") -> None:
+        self.request_id = request_id
+        self.deadline = time.monotonic() + timeout_seconds
+        self.reason: StopReason | None = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._closers: list[Callable[[], None]] = []
+
+    def remaining(self, at_most: float = float("inf")) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, min(self.deadline - time.monotonic(), at_most))
+
+    def shorten(self, timeout_seconds: float) -> None:
+        """Brings the deadline forward to `timeout_seconds` from now, if that is earlier."""
+        self.deadline = min(self.deadline, time.monotonic() + timeout_seconds)
+
+    def stop(self, reason: StopReason) -> None:
+        """Ends the call from outside; the first reason counts."""
+        with self._lock:
+            if self.reason is not None:
+                return
+            self.reason = reason
+            closers = list(self._closers)
+        self._stopped.set()
+        for close in closers:
+            close()
+
+    @contextmanager
+    def closing(self, close: Callable[[], None]) -> Iterator[None]:
+        """Inside the block `close` ends what blocks; it must be safe to call from another thread.
+
+        Raises CallStopped at once if the call has been stopped before.
+        """
+        with self._lock:
+            self._closers.append(close)
+        try:
+            self.check()
+            yield
+        finally:
+            with self._lock:
+                self._closers.remove(close)
+
+    def check(self) -> None:
+        """Raises CallStopped, or PlatformTimeout once the deadline has passed."""
+        if self.reason is StopReason.TIMEOUT or (self.reason is None and time.monotonic() >= self.deadline):
+            raise PlatformTimeout("the platform did not answer in time")
+        if self.reason is not None:
+            raise CallStopped(self.reason)
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps, but not beyond the deadline, and wakes when the call is stopped. Raises as `check`."""
+        self._stopped.wait(self.remaining(seconds))
+        self.check()
+
+
+class Platform(ABC):
+    """Something that runs models. Constructors take plain values; `timeout_seconds` bounds one prediction."""
+
+    name: str
+    timeout_seconds: float
+
+    @abstractmethod
+    def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
+        """Runs one prediction and waits for it.
+
+        Raises PlatformError (see the tree above) and CallStopped.
+        """
+
+    def docs(self, model_name: str, call: Call) -> Any:
+        """The model's own description of its inputs. Raises as `predict`; Unsupported where there is none."""
+        raise Unsupported(f"the {self.name} platform has no input documentation")
+
+
+_RUNNING_TIME = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*s?\s*", re.IGNORECASE)
+
+
+def parse_running_time(value: object) -> float | None:
+    """Seconds out of `"0.0146s"`, `"3.98e-05s"` or a number (kservehelper's forms); None if it is none of these."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if 0 <= value < float("inf") else None
+    match = _RUNNING_TIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return float(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def lift_running_time(outputs: Any) -> PredictionResult:
+    """Takes `running_time` out of an outputs object, where there is one."""
+    if isinstance(outputs, dict) and (seconds := parse_running_time(outputs.get("running_time"))) is not None:
+        rest = {name: value for name, value in outputs.items() if name != "running_time"}
+        return PredictionResult(rest, seconds)
+    return PredictionResult(outputs)
+
+
+_SECRETIVE = re.compile(
+    r"[a-z][a-z0-9+.-]*://\S+"  # addresses
+    r"|(?:/[\w.@-]+){2,}/?"  # paths
+    r"|\b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b"  # host:port
+    r"|\b(?:[\w-]+\.)+(?:local|internal|svc|com|org|net|io|ai|dev)\b"  # host names
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"  # IPv4
+    r"|\b(?:Bearer|Token)\s+\S+",
+    re.IGNORECASE,
+)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
+
+
+def presentable(message: object, *, fallback: str) -> str:
+    """A foreign error message fit for a caller: its first line, without addresses, paths, hosts and tokens."""
+    text = str(message).strip() if isinstance(message, str | int | float) else ""
+    if not text or text.startswith(("<", "Traceback")):
+        return fallback
+    line = _SECRETIVE.sub("…", _CONTROL.sub(" ", text.splitlines()[0])).strip()
+    return line[:500] or fallback

@@ -1,0 +1,33 @@
+"""A plain Kubernetes service that answers `/v1/predict`; the agent's own API has this shape, so agents can be chained."""
+
+from typing import Any
+
+from platforms.base import Call, PlatformError, Prediction, PredictionResult, lift_running_time
+from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform
+
+
+class K8s(HttpPlatform):
+    """One service at `address` (host:port) that knows its models by name."""
+
+    name = "k8s"
+
+    def __init__(
+        self, *, address: str, timeout_seconds: float, max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES
+    ) -> None:
+        super().__init__(timeout_seconds=timeout_seconds, max_response_bytes=max_response_bytes)
+        self.address = address
+
+    def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
+        call.shorten(self.timeout_seconds)
+        inputs = {name: value for name, value in prediction.inputs.items() if name != "upload_webhook"}
+        if prediction.upload_webhook:
+            inputs["upload_webhook"] = prediction.upload_webhook
+        body = {"model_name": prediction.model_name, "inputs": inputs}
+        outputs = self.send_json("POST", f"http://{self.address}/v1/predict", body, call)
+        if not isinstance(outputs, dict):
+            raise PlatformError("the k8s platform answered something that is not a JSON object")
+        return lift_running_time(outputs)
+
+    def docs(self, model_name: str, call: Call) -> Any:
+        call.shorten(self.timeout_seconds)
+        return self.send_json("GET", f"http://{self.address}/v1/docs", {"model_name": model_name}, call)

@@ -1,0 +1,106 @@
+"""The local platform: a Python callable in this very process, for a first run and for tiny models."""
+
+import ctypes
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from platforms.base import (
+    Call,
+    InvalidInputs,
+    Platform,
+    PlatformError,
+    Prediction,
+    PredictionResult,
+    Unsupported,
+    lift_running_time,
+    presentable,
+)
+
+logger = logging.getLogger(__name__)
+
+Predictor = Callable[[str, Mapping[str, Any]], Any]
+
+
+class _Interrupted(BaseException):
+    """Raised inside the predictor's thread when its call is stopped."""
+
+
+class Local(Platform):
+    """Calls `predictor` (`"package.module:function"`) with the model's name and its inputs.
+
+    A ValueError or TypeError from it means bad inputs. A `docs(model_name)` beside it describes the inputs.
+    """
+
+    name = "local"
+
+    def __init__(self, *, predictor: str, timeout_seconds: float) -> None:
+        self.predictor = predictor
+        self.timeout_seconds = timeout_seconds
+        module, _, function = predictor.partition(":")
+        self._module = import_module(module)
+        self._predict: Predictor = getattr(self._module, function)
+
+    def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
+        call.shorten(self.timeout_seconds)
+        interruption = _Interruption()
+        try:
+            with call.closing(interruption.interrupt), interruption:
+                outputs = self._predict(prediction.model_name, prediction.inputs)
+        except _Interrupted:
+            call.check()
+            raise PlatformError("the predictor was interrupted") from None
+        except (ValueError, TypeError) as error:
+            logger.info("the local predictor refused its inputs", exc_info=True)
+            raise InvalidInputs(presentable(str(error), fallback="the model refused the inputs")) from error
+        except Exception as error:  # whatever the model's own code raises
+            logger.exception("the local predictor failed")
+            raise PlatformError(f"the model raised {type(error).__name__}") from error
+        return lift_running_time(_as_json(outputs))
+
+    def docs(self, model_name: str, call: Call) -> Any:
+        describe = getattr(self._module, "docs", None)
+        if describe is None:
+            raise Unsupported(f"{self.predictor} has no docs() beside it")
+        return describe(model_name)
+
+
+def _as_json(outputs: Any) -> Any:
+    """The outputs as a caller will read them; NaN and Infinity become None."""
+    try:
+        return json.loads(json.dumps(outputs), parse_constant=lambda constant: None)
+    except (TypeError, ValueError) as error:
+        raise PlatformError("the model returned something that cannot be written as JSON") from error
+
+
+class _Interruption:
+    """Raises _Interrupted in the thread that entered it, and only while it is inside.
+
+    An exception set this way arrives between two byte codes: a loop stops at once, a blocking C call when it returns.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread_id = 0
+
+    def __enter__(self) -> None:
+        self._thread_id = threading.get_ident()
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            _set_async_exception(self._thread_id, None)
+            self._thread_id = 0
+
+    def interrupt(self) -> None:
+        with self._lock:
+            if self._thread_id:
+                _set_async_exception(self._thread_id, _Interrupted)
+
+
+def _set_async_exception(thread_id: int, exception: type[BaseException] | None) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread_id), ctypes.py_object(exception) if exception else None
+    )

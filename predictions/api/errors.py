@@ -1,0 +1,122 @@
+"""The one table that says which answer an exception becomes."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
+from predictions.execution import TaskCanceled
+from predictions.lifecycle import InvalidTransition
+from predictions.recorder import RecordRefused, RecordUnavailable
+from predictions.submission import AlreadyFinished, NotOurs, QueueFull, QueueUnavailable, TaskNotFound
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 5
+
+# exception → status, code, sentence (None: the exception's own words). The first that fits counts.
+TABLE: list[tuple[type[Exception], int, str, str | None]] = [
+    (InvalidInputs, 400, "invalid_inputs", None),
+    (Unsupported, 400, "unsupported", None),
+    (PlatformTimeout, 504, "platform_timeout", None),
+    (PlatformError, 502, "platform_error", None),
+    (QueueFull, 429, "queue_full", "the queue is full: try again later"),
+    (QueueUnavailable, 503, "unavailable", "the task queue is not available: try again later"),
+    (RecordUnavailable, 503, "unavailable", "the task could not be recorded: try again later"),
+    (RecordRefused, 503, "unavailable", "the record service refused the task"),
+    (TaskNotFound, 404, "not_found", "there is no task with this id"),
+    (AlreadyFinished, 409, "already_finished", None),
+    (NotOurs, 409, "not_ours", "this task runs on another agent: cancel it there"),
+    (TaskCanceled, 409, "canceled", None),
+    (InvalidTransition, 409, "invalid_transition", "the task's status does not allow this change"),
+    (RequestDataTooBig, 413, "body_too_large", "the request body is larger than MAX_REQUEST_BODY allows"),
+    (SuspiciousOperation, 400, "invalid_request", "the request is malformed"),
+    (exceptions.UnsupportedMediaType, 415, "unsupported_media_type", "send JSON: 'Content-Type: application/json'"),
+    (exceptions.NotAuthenticated, 401, "unauthorized", None),
+    (exceptions.AuthenticationFailed, 401, "unauthorized", None),
+    (exceptions.PermissionDenied, 403, "forbidden", None),
+    (PermissionDenied, 403, "forbidden", "this is not allowed"),
+    (exceptions.NotFound, 404, "not_found", "there is no such route"),
+    (Http404, 404, "not_found", "there is no such route"),
+    (exceptions.MethodNotAllowed, 405, "method_not_allowed", None),
+    (exceptions.ValidationError, 400, "invalid_request", None),
+    (exceptions.ParseError, 400, "invalid_request", None),
+    (exceptions.APIException, 0, "", None),
+]
+
+
+def answer(error: Exception, context: dict[str, Any]) -> Response:
+    """DRF's exception handler: the answer an exception becomes. What no row names is 500, logged with its traceback."""
+    set_rollback()
+    status, body = describe(error)
+    response = Response(body, status=status)
+    if header := getattr(error, "auth_header", ""):
+        response["WWW-Authenticate"] = header
+    if status == 405:
+        response["Allow"] = ", ".join(context["view"].allowed_methods)
+    if status == 429:
+        response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def describe(error: Exception) -> tuple[int, dict[str, Any]]:
+    """The status and body of an exception's answer."""
+    for known, status, code, sentence in TABLE:
+        if isinstance(error, known):
+            break
+    else:
+        logger.error("internal error", exc_info=error)
+        return 500, {"error": "internal error: it is in the agent's log under this request's id", "code": "internal_error"}
+    if isinstance(error, exceptions.APIException) and not status:
+        status, code = error.status_code, error.default_code
+    if status >= 500:
+        logger.warning("answered %d %s: %s", status, code, error.__cause__ or error)
+    body: dict[str, Any] = {"error": sentence or _sentence(error), "code": code}
+    if isinstance(error, exceptions.ValidationError):
+        body |= _field(error)
+    if isinstance(error, AlreadyFinished):
+        body["status"] = error.status
+    return status, body
+
+
+def _sentence(error: Exception) -> str:
+    detail = getattr(error, "detail", None)
+    return str(detail if isinstance(detail, str) else error)
+
+
+def _field(error: exceptions.ValidationError) -> dict[str, str]:
+    """The first field that is wrong, and what is wrong with it."""
+    detail: Any = error.detail
+    name = ""
+    while isinstance(detail, dict) and detail:
+        key, detail = next(iter(detail.items()))
+        name = f"{name}.{key}" if name else str(key)
+    while isinstance(detail, list) and detail:
+        detail = detail[0]
+    if not name or name == "non_field_errors":
+        return {"error": str(detail)}
+    return {"error": f"{name}: {detail}", "field": name}
+
+
+def _page(status: int, code: str, sentence: str) -> Callable[..., HttpResponse]:
+    def page(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+        return JsonResponse({"error": sentence, "code": code}, status=status)
+
+    return page
+
+
+# What Django itself answers, outside any view of ours.
+bad_request = _page(400, "invalid_request", "the request is malformed")
+forbidden = _page(403, "forbidden", "this is not allowed")
+not_found = _page(404, "not_found", "there is no such route")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    logger.error("internal error", exc_info=True)
+    return _page(500, "internal_error", "internal error: it is in the agent's log under this request's id")(request)

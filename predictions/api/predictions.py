@@ -1,0 +1,34 @@
+"""Predictions: sync and async."""
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from predictions import submission
+from predictions.api.serializers import PredictionSerializer, task_object
+
+UID_LENGTH = 200
+
+
+def _user_id(request: Request) -> str:
+    return request.headers.get("UID", "")[:UID_LENGTH]
+
+
+class PredictView(APIView):
+    """`POST /v1/predict`: run it now and answer the ended task."""
+
+    def post(self, request: Request) -> Response:
+        prediction = PredictionSerializer(data=request.data)
+        prediction.is_valid(raise_exception=True)
+        task = submission.predict(**prediction.validated_data, user_id=_user_id(request))
+        return Response(task_object(task))
+
+
+class AsyncPredictView(APIView):
+    """`POST /async/v1/predict`: queue it and answer its id."""
+
+    def post(self, request: Request) -> Response:
+        prediction = PredictionSerializer(data=request.data)
+        prediction.is_valid(raise_exception=True)
+        task = submission.submit(**prediction.validated_data, user_id=_user_id(request))
+        return Response({"id": task.pk})

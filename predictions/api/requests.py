@@ -1,0 +1,102 @@
+"""What every request goes through: its id, the limit on its body, and strict JSON in and out."""
+
+import io
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from rest_framework.exceptions import APIException, ParseError
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+
+from predictions.context import working_on
+
+logger = logging.getLogger("requests")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
+_QUIET = ("/live", "/ready", "/metrics", "/static/")
+
+
+class BodyTooLarge(APIException):
+    status_code = 413
+    default_code = "body_too_large"
+    default_detail = "the request body is larger than MAX_REQUEST_BODY allows"
+
+
+class RequestMiddleware:
+    """Gives the request an id (its own `X-Request-ID`, or a new one), hands it back, and logs the answer."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started = time.monotonic()
+        with working_on(request_id=request_id):
+            _unchunk(request)
+            response = self.get_response(request)
+            response["X-Request-ID"] = request_id
+            if not request.path.startswith(_QUIET):
+                logger.info(
+                    "%s %s %d %.1fms",
+                    request.method,
+                    request.path,
+                    response.status_code,
+                    (time.monotonic() - started) * 1000,
+                )
+        return response
+
+
+def _unchunk(request: HttpRequest) -> None:
+    """Gives a chunked body (no Content-Length) the length that Django needs to read it."""
+    if request.META.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked" and "wsgi.input" in request.META:
+        body = request.META["wsgi.input"].read(settings.MAX_REQUEST_BODY + 1)
+        request.META["CONTENT_LENGTH"] = str(len(body))
+        request._stream = io.BytesIO(body)  # type: ignore[attr-defined]
+
+
+class JSONBodyParser(BaseParser):
+    """A JSON body of at most MAX_REQUEST_BODY bytes. Raises BodyTooLarge and ParseError."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: BinaryIO, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        length = int((parser_context or {})["request"].META.get("CONTENT_LENGTH") or 0)
+        if length > settings.MAX_REQUEST_BODY:
+            raise BodyTooLarge
+        try:
+            return json.loads(stream.read(), parse_constant=_refuse_constant)
+        except RecursionError as error:
+            raise ParseError("the body is nested too deeply") from error
+        except UnicodeDecodeError as error:
+            raise ParseError("the body is not UTF-8") from error
+        except ValueError as error:
+            raise ParseError(f"the body is not JSON: {error}") from error
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+class AlwaysJSON(BaseContentNegotiation):
+    """Answers are JSON whatever `Accept` says; bodies are what `Content-Type` says."""
+
+    def select_parser(self, request: Request, parsers: Sequence[BaseParser]) -> BaseParser | None:
+        given = (request.content_type or "").split(";")[0].strip().lower()
+        return next((parser for parser in parsers if parser.media_type == given), None)
+
+    def select_renderer(
+        self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        return renderers[0], str(renderers[0].media_type)

@@ -1,0 +1,22 @@
+"""The agent's own routes, in the README's order."""
+
+from django.urls import path
+
+from predictions.api.health import LiveView, ReadyView
+from predictions.api.predictions import AsyncPredictView, PredictView
+from predictions.api.queue import DeletePendingView, PauseView, QueueSizeView, UnfinishedView, UnpauseView
+from predictions.api.tasks import CancelView, TaskView
+
+urlpatterns = [
+    path("v1/predict", PredictView.as_view(), name="predict"),
+    path("async/v1/predict", AsyncPredictView.as_view(), name="async-predict"),
+    path("task/<str:task_id>", TaskView.as_view(), name="task"),
+    path("cancel/<str:task_id>", CancelView.as_view(), name="cancel"),
+    path("v1/queue_size", QueueSizeView.as_view(), name="queue-size"),
+    path("unfinished", UnfinishedView.as_view(), name="unfinished"),
+    path("pause", PauseView.as_view(), name="pause"),
+    path("unpause", UnpauseView.as_view(), name="unpause"),
+    path("delete_pending", DeletePendingView.as_view(), name="delete-pending"),
+    path("live", LiveView.as_view(), name="live"),
+    path("ready", ReadyView.as_view(), name="ready"),
+]

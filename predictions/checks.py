@@ -1,0 +1,116 @@
+"""Wrong settings, refused at start with an id and a hint."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+ADDRESSES = {"kserve": "KSERVE_ADDRESS", "k8s": "K8SPLUGIN_ADDRESS"}
+
+
+@register()
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    return [*_queue(), *_platform(), *_access(), *_environment()]
+
+
+def _queue() -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if settings.MAX_QUEUE_SIZE < 1:
+        found.append(_error("E001", "MAX_QUEUE_SIZE is below 1", "Set how many tasks may wait, such as 30."))
+    if settings.WORKER_CONCURRENCY < 1:
+        found.append(_error("E002", "WORKER_CONCURRENCY is below 1", "Set how many tasks a worker runs at once."))
+    if settings.TASK_TIMEOUT < 1:
+        found.append(_error("E003", "TASK_TIMEOUT is below 1 second", "Set the seconds a task may take, such as 320."))
+    if not settings.TASK_TYPE_NAME.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        found.append(
+            _error("E004", "TASK_TYPE_NAME is not a queue name", "Use letters, digits, '-', '_' and '.' only.")
+        )
+    if settings.SHUTDOWN_DELAY_CHOSEN and not settings.USE_LOCAL_REDIS:
+        found.append(
+            _error(
+                "E005",
+                "SHUTDOWN_DELAY is set without a local Redis",
+                "It is the wait before a Redis that dies with the pod is given up: set USE_LOCAL_REDIS=true, "
+                "or leave SHUTDOWN_DELAY out.",
+            )
+        )
+    return found
+
+
+def _platform() -> list[CheckMessage]:
+    name = settings.ML_PLATFORM
+    if name not in settings.PLATFORMS:
+        known = ", ".join(settings.PLATFORMS)
+        return [_error("E010", f"ML_PLATFORM={name!r} is not a platform", f"Choose one of: {known}.")]
+    found: list[CheckMessage] = []
+    timeout = settings.PLATFORMS[name][1]["timeout_seconds"]
+    if timeout > settings.TASK_TIMEOUT:
+        found.append(
+            _error(
+                "E011",
+                f"the {name} platform may take {timeout:g} s, longer than TASK_TIMEOUT ({settings.TASK_TIMEOUT} s)",
+                "Raise TASK_TIMEOUT, or lower the platform's …_REQUEST_TIMEOUT.",
+            )
+        )
+    for variable in [ADDRESSES[name]] if name in ADDRESSES else []:
+        if not getattr(settings, variable):
+            found.append(_error("E012", f"{variable} is empty", f"ML_PLATFORM={name} needs it."))
+    if name == "local":
+        found += _predictor()
+    return found
+
+
+def _predictor() -> list[CheckMessage]:
+    module, colon, function = settings.LOCAL_PREDICTOR.partition(":")
+    try:
+        if colon and callable(getattr(import_module(module), function, None)):
+            return []
+        problem = "names no callable"
+    except ImportError as error:
+        problem = f"cannot be imported: {error}"
+    hint = "Write package.module:function, such as examples.iris:predict."
+    return [_error("E013", f"LOCAL_PREDICTOR={settings.LOCAL_PREDICTOR!r} {problem}", hint)]
+
+
+def _access() -> list[CheckMessage]:
+    if settings.API_KEYS or settings.DEBUG or settings.ALLOW_ANONYMOUS:
+        return []
+    return [
+        _error(
+            "E020",
+            "there are no API_KEYS, so nobody could call the agent",
+            "Set API_KEYS=key1,key2; or ALLOW_ANONYMOUS=true if everyone who reaches the port may call.",
+        )
+    ]
+
+
+def _environment() -> list[CheckMessage]:
+    if not settings.PRODUCTION:
+        return []
+    found: list[CheckMessage] = []
+    if settings.SECRET_KEY == settings.INSECURE_SECRET_KEY:
+        found.append(
+            _error("E021", "SECRET_KEY is the default in production", "Set a random text of 50 characters or more.")
+        )
+    if not settings.ALLOWED_HOSTS:
+        found.append(
+            _error("E022", "ALLOWED_HOSTS is empty in production", "Set the host names that callers use.")
+        )
+    if settings.DEBUG:
+        found.append(_error("E023", "DEBUG is on in production", "Set DEBUG=false: it shows tracebacks."))
+    if not settings.WEBHOOK_APIKEY and settings.WEBHOOK_SERVER_ADDRESS:
+        found.append(
+            Warning(
+                "WEBHOOK_SERVER_ADDRESS is set without WEBHOOK_APIKEY",
+                hint="A record service of this kind refuses clients without its key.",
+                id="agent.W001",
+            )
+        )
+    return found
+
+
+def _error(number: str, message: str, hint: str) -> Error:
+    return Error(message, hint=hint, id=f"agent.{number}")

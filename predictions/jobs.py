@@ -1,0 +1,37 @@
+"""What a worker calls: the bridge between a job of the queue and the task of the same id."""
+
+from platforms import Call, CallStopped, StopReason
+from predictions import execution
+from predictions.context import working_on
+from predictions.queue import queue
+from predictions.queue.worker import HandBack, RetryLater, current_run
+from predictions.recorder import RecordUnavailable
+
+
+def run_prediction(task_id: str) -> None:
+    """Runs the task's prediction, or writes down what an earlier run of this job kept."""
+    run = current_run()
+    call = Call(timeout_seconds=run.remaining())
+    run.on_stop = lambda reason: call.stop(StopReason(reason))
+    with working_on(task_id=task_id):
+        try:
+            execution.run(
+                task_id,
+                run_id=run.execution_id,
+                attempt=run.attempt,
+                attempts=queue.MAX_ATTEMPTS,
+                call=call,
+                kept=run.outcome,
+            )
+        except RecordUnavailable as error:
+            raise RetryLater from error
+        except CallStopped as stopped:
+            raise HandBack from stopped
+
+
+def give_up(task_id: str, why: str) -> None:
+    """For a job that cannot be run, or that did not end when told to."""
+    try:
+        execution.give_up(task_id, why)
+    except RecordUnavailable as error:
+        raise RetryLater from error

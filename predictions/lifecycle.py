@@ -1,0 +1,176 @@
+"""The one place where a task's status changes, each time by one conditional UPDATE.
+
+    create ──► pending ──► running ──► succeeded
+                  │         ↻  │ └───► failed
+                  │   (again)  │
+                  ├───────────────────► failed
+                  └────────────┴──────► canceled
+
+An ended task never changes. `running` may begin again when its worker was lost or handed it back; each run has an id
+of its own, and only the latest may write what came of it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from django.db.models import F, Q
+from django.utils.timezone import now
+
+from predictions.models import ENDED, UNFINISHED, Task
+from predictions.recorder import Change, RecordRefused, RecordUnavailable, get_recorder
+
+logger = logging.getLogger(__name__)
+
+Status = Task.Status
+COMES_FROM: dict[str, tuple[str, ...]] = {
+    Status.RUNNING: UNFINISHED,
+    Status.SUCCEEDED: (Status.RUNNING,),
+    Status.FAILED: UNFINISHED,
+    Status.CANCELED: UNFINISHED,
+}
+
+
+class InvalidTransition(Exception):
+    """The task is not in a state from which it can become that; nothing was changed."""
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"task {task_id} cannot become {status}")
+        self.task_id = task_id
+        self.status = status
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """A database that cannot be reached, or is locked or read-only, becomes RecordUnavailable."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise RecordUnavailable("the database did not answer") from error
+
+
+def create(task: Task) -> Task:
+    """Inserts the task and tells the recorder; if that fails the row becomes `failed`.
+
+    Raises RecordUnavailable and RecordRefused.
+    """
+    if task.status == Status.RUNNING:
+        task.started_at = task.created_at
+        task.attempt = 1
+    with database_errors():
+        task.save(force_insert=True)
+    if _is_ours(task.agent):
+        try:
+            get_recorder().created(task)
+        except (RecordUnavailable, RecordRefused):
+            with suppress(RecordUnavailable):
+                fail(task, "the task could not be recorded")
+            raise
+    return task
+
+
+def start(task_id: str, *, run_id: str, attempt: int) -> Task:
+    """`pending` → `running`, or `running` again for a later run, which shuts out the earlier one.
+
+    Raises InvalidTransition (ended or unknown), RecordUnavailable and RecordRefused.
+    """
+    moment = now()
+    with database_errors():
+        startable = Task.objects.filter(pk=task_id, status__in=COMES_FROM[Status.RUNNING], attempt__lte=attempt)
+        fields = {"status": Status.RUNNING, "run_id": run_id, "attempt": attempt, "queue_id": task_id}
+        if not startable.update(started_at=moment, updated_at=moment, **fields):
+            raise InvalidTransition(task_id, Status.RUNNING)
+        task = Task.objects.get(pk=task_id)
+    if _is_ours(task.agent):
+        get_recorder().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
+    return task
+
+
+def succeed(task: Task, outputs: Any, running_time: float) -> None:
+    """`running` → `succeeded`. `running_time` in seconds. Raises InvalidTransition and RecordUnavailable."""
+    _end(task, Status.SUCCEEDED, by_run=True, outputs=outputs, running_time=running_time)
+
+
+def fail(task: Task, error_info: str, *, running_time: float | None = None, by_run: bool = False) -> None:
+    """→ `failed`. `by_run`: said by the run that holds the task, so refused if a later one took over.
+
+    Raises InvalidTransition and RecordUnavailable.
+    """
+    _end(task, Status.FAILED, by_run=by_run, error_info=error_info, running_time=running_time)
+
+
+def cancel(task: Task, *, only_from: str | None = None) -> None:
+    """→ `canceled`, from `only_from` alone where given. Raises InvalidTransition and RecordUnavailable."""
+    _end(task, Status.CANCELED, only_from=only_from)
+
+
+def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
+    """What a client of the record service says of a task; the same said twice changes nothing and is no error.
+
+    Raises InvalidTransition and RecordUnavailable.
+    """
+    moment = now()
+    changes = dict(fields)
+    if status == Status.RUNNING:
+        changes |= {"status": status, "started_at": moment, "attempt": F("attempt") + 1}
+    elif status:
+        changes |= {"status": status, "ended_at": moment}
+    comes_from = COMES_FROM.get(status, UNFINISHED if not status else ())
+    with database_errors():
+        moved = Task.objects.filter(pk=task.pk, status__in=comes_from).update(updated_at=moment, **changes)
+        task.refresh_from_db()
+    wanted = {**fields, **({"status": status} if status else {})}
+    if not moved and any(getattr(task, name) != value for name, value in wanted.items()):
+        raise InvalidTransition(task.pk, status or task.status)
+    return task
+
+
+def _end(
+    task: Task, status: Task.Status, *, by_run: bool = False, only_from: str | None = None, **fields: Any
+) -> None:
+    """The conditional UPDATE that decides every race; zero rows means that someone else was first."""
+    movable = Q(pk=task.pk, status__in=(only_from,) if only_from else COMES_FROM[status])
+    if by_run:
+        movable &= Q(run_id=task.run_id)
+    fields = {name: value for name, value in fields.items() if value is not None}
+    report = _is_ours(task.agent) and get_recorder().remote
+    moment = now()
+    with database_errors():
+        moved = Task.objects.filter(movable).update(
+            status=status, ended_at=moment, updated_at=moment, unreported=report, **fields
+        )
+    if not moved:
+        raise InvalidTransition(task.pk, status)
+    for name, value in {"status": status, "ended_at": moment, "unreported": report, **fields}.items():
+        setattr(task, name, value)
+    logger.info("task %s", status.value, extra={"task_id": task.pk})
+    if report:
+        report_ended(task)
+
+
+def report_ended(task: Task) -> None:
+    """Tells the record service how an ended task ended, again if need be. Raises RecordUnavailable."""
+    assert task.status in ENDED
+    try:
+        get_recorder().changed(
+            Change(
+                task.pk,
+                task.status,
+                outputs=task.outputs,
+                error_info=task.error_info,
+                running_time=task.running_time,
+            )
+        )
+    except RecordRefused as error:
+        logger.error("the record service refused how a task ended: %s", error, extra={"task_id": task.pk})
+    with database_errors():
+        Task.objects.filter(pk=task.pk).update(unreported=False)
+    task.unreported = False
+
+
+def _is_ours(agent: str) -> bool:
+    """Whether this process's agent looks after the task; what others report here is not passed on."""
+    return agent == settings.TASK_TYPE_NAME

@@ -1,0 +1,146 @@
+"""Setting lost and archived tasks right: InitCheck, the archive sweep, and the purge of old ones.
+
+Each is safe to run at any time and from several places at once: every change is one conditional UPDATE, and a second
+run finds nothing left to change.
+"""
+
+import logging
+from dataclasses import asdict, dataclass
+
+from django.conf import settings
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Coalesce
+from django.utils.timezone import now, timedelta
+
+from predictions import jobs, lifecycle
+from predictions.lifecycle import InvalidTransition, database_errors
+from predictions.models import Task
+from predictions.queue import queue
+from predictions.recorder import RecordUnavailable
+
+logger = logging.getLogger(__name__)
+
+PURGE_BATCH = 1000
+
+
+@dataclass(slots=True)
+class Summary:
+    """How many tasks each kind of repair touched."""
+
+    failed: int = 0
+    enqueued_again: int = 0
+    reported: int = 0
+    left: int = 0
+    purged: int = 0
+
+    def __str__(self) -> str:
+        counts = {name.replace("_", " "): count for name, count in asdict(self).items() if count}
+        return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
+
+
+def init_check() -> Summary:
+    """Looks for unfinished tasks of this agent on which nothing works.
+
+    Older than TASK_TIMEOUT: `failed`. A younger `pending` one is queued again; a younger `running` one is left until
+    it is older (a sync prediction has no job). Reports what the record service has not heard.
+    Raises QueueUnavailable and RecordUnavailable, with nothing half done.
+    """
+    summary = Summary(reported=report_unreported())
+    too_old = now() - timedelta(seconds=settings.TASK_TIMEOUT)
+    unfinished = _ours().unfinished()
+    with database_errors():
+        tasks = list(unfinished.annotate(since=Coalesce("started_at", "created_at")).defer("inputs", "outputs"))
+    known = queue.unfinished_ids()
+    for task in tasks:
+        if task.pk in known:
+            continue
+        if task.since < too_old:
+            summary.failed += _fail(task, "the task was lost: nothing worked on it any more")
+        elif task.status == Task.Status.PENDING:
+            queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
+            summary.enqueued_again += 1
+        else:
+            summary.left += 1
+    logger.info("init check: %s", summary)
+    return summary
+
+
+def sweep_archive() -> Summary:
+    """Fails the tasks whose jobs are in RQ's failed registry, and removes those jobs.
+
+    A job whose task could not be written stays (RQ drops it after twelve hours). Raises QueueUnavailable.
+    """
+    summary = Summary()
+    for task_id in queue.archived_ids():
+        try:
+            with database_errors():
+                task = Task.objects.filter(pk=task_id).defer("inputs", "outputs").first()
+            if task is not None:
+                summary.failed += _fail(task, "failed due to system errors")
+        except RecordUnavailable:
+            summary.left += 1
+            continue
+        queue.remove_archived(task_id)
+    logger.info("archive sweep: %s", summary)
+    return summary
+
+
+def purge_tasks() -> Summary:
+    """Deletes tasks that ended longer than TASK_RETENTION ago, a batch at a time. Raises RecordUnavailable."""
+    summary = Summary()
+    old = Task.objects.ended().filter(ended_at__lt=now() - settings.TASK_RETENTION, unreported=False)
+    while True:
+        with database_errors():
+            batch = list(old.order_by("ended_at").values_list("pk", flat=True)[:PURGE_BATCH])
+            if not batch:
+                break
+            summary.purged += Task.objects.ended().filter(pk__in=batch).delete()[0]
+    logger.info("purge: %s", summary)
+    return summary
+
+
+def report_unreported() -> int:
+    """Tells the record service of ended tasks it has not heard of; stops at the first that it does not take."""
+    reported = 0
+    with database_errors():
+        tasks = list(Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME)[:PURGE_BATCH])
+    for task in tasks:
+        try:
+            lifecycle.report_ended(task)
+        except RecordUnavailable:
+            logger.warning("the record service does not answer: %d tasks wait to be reported", len(tasks) - reported)
+            break
+        reported += 1
+    return reported
+
+
+def _ours() -> QuerySet[Task]:
+    ours = Q(agent=settings.TASK_TYPE_NAME)
+    if settings.MODEL_NAME:
+        ours &= Q(model_name=settings.MODEL_NAME)
+    return Task.objects.filter(ours)
+
+
+def _fail(task: Task, why: str) -> int:
+    """1 if the task was failed, 0 if it had ended by itself. Raises RecordUnavailable."""
+    try:
+        lifecycle.fail(task, why)
+    except InvalidTransition:
+        return 0
+    except RecordUnavailable:
+        if not task.is_ended:
+            raise
+    return 1
+
+
+def init_check_job() -> None:
+    """The init check as the scheduler queues it; its summary is in the log, not in Redis."""
+    init_check()
+
+
+def sweep_archive_job() -> None:
+    sweep_archive()
+
+
+def purge_tasks_job() -> None:
+    purge_tasks()

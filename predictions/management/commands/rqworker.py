@@ -1,0 +1,37 @@
+"""`manage.py rqworker`: django-rq's command with this agent's queues, worker class and serializer as its defaults."""
+
+import time
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandParser
+from django_rq.management.commands.rqworker import Command as RQWorker
+
+from predictions.queue import queue
+from predictions.queue.queue import QueueUnavailable
+
+
+class Command(RQWorker):
+    help = (
+        "Runs a worker: WORKER_CONCURRENCY predictions at once, as threads of one process. SIGTERM: finish what runs "
+        "and end. SIGTSTP / SIGCONT: stop and go on taking tasks. Without arguments it works on this agent's queues."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.set_defaults(serializer="rq.serializers.JSONSerializer")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._wait_for_redis()
+        super().handle(*(args or settings.RQ_QUEUES), **options)
+
+    def _wait_for_redis(self) -> None:
+        told = False
+        while True:
+            try:
+                return queue.ping()
+            except QueueUnavailable as error:
+                if not told:
+                    self.stderr.write(f"Redis does not answer ({error.__cause__}); waiting for it.")
+                told = True
+                time.sleep(1)

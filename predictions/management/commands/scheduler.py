@@ -1,0 +1,27 @@
+"""`manage.py scheduler`: queue the maintenance that is due."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from predictions import maintenance
+from predictions.queue.scheduler import Scheduler
+
+MINUTE = 60
+
+
+class Command(BaseCommand):
+    help = (
+        "Queues the archive sweep and the init check (every 30 and 5 minutes, unless ENABLE_PERIODIC_CHECK=false) and "
+        "the purge (hourly); workers run them. Several schedulers do no harm."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        scheduler = Scheduler()
+        if settings.ENABLE_PERIODIC_CHECK:
+            scheduler.every(30 * MINUTE, maintenance.sweep_archive_job)
+            scheduler.every(5 * MINUTE, maintenance.init_check_job)
+        scheduler.every(60 * MINUTE, maintenance.purge_tasks_job)
+        self.stdout.write(f"Scheduler: {len(scheduler.get_jobs())} jobs for {settings.MAINTENANCE_QUEUE}.")
+        scheduler.run()

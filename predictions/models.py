@@ -1,0 +1,102 @@
+"""Task: the row that says what was asked, what came of it, and who may still change it."""
+
+import json
+import uuid
+from typing import Any
+
+from django.db import models
+from django.utils.timezone import now
+
+
+def new_task_id() -> str:
+    return str(uuid.uuid4())
+
+
+class JSONText(models.TextField):  # type: ignore[type-arg]
+    """JSON kept as the text it came as: the same on every database, and safe for what `jsonb` refuses (`\\u0000`)."""
+
+    def from_db_value(self, value: str | None, expression: object, connection: object) -> Any:
+        return None if value is None else json.loads(value)
+
+    def get_prep_value(self, value: Any) -> str | None:
+        return None if value is None else json.dumps(value, separators=(",", ":"))
+
+
+class TaskQuerySet(models.QuerySet):  # type: ignore[type-arg]
+    def unfinished(self) -> "TaskQuerySet":
+        return self.filter(status__in=UNFINISHED)
+
+    def ended(self) -> "TaskQuerySet":
+        return self.filter(status__in=ENDED)
+
+
+class Task(models.Model):
+    """What a caller asked for. Changed by `lifecycle` alone."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELED = "canceled"
+
+    id = models.CharField(primary_key=True, max_length=64, default=new_task_id, editable=False)
+    agent = models.CharField(
+        max_length=100,
+        blank=True,
+        default="",
+        help_text="The agent (its TASK_TYPE_NAME) that looks after the task; empty when another reports it here.",
+    )
+    user_id = models.CharField("user", max_length=200, blank=True, default="", help_text="The UID header.")
+    model_name = models.CharField("model", max_length=200)
+    model_version = models.CharField("version", max_length=100, blank=True, default="")
+    platform = models.CharField(max_length=30, blank=True, default="")
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
+    inputs = JSONText(null=True, blank=True)
+    outputs = JSONText(null=True, blank=True)
+    error_info = models.TextField("error", blank=True, default="")
+    running_time = models.FloatField("run time", null=True, blank=True, help_text="Seconds.")
+    queue_num = models.IntegerField(
+        "queue size", null=True, blank=True, help_text="The queue's size when the task was submitted."
+    )
+    queue_id = models.CharField("job", max_length=64, blank=True, default="")
+    attempt = models.PositiveSmallIntegerField(default=0)
+    run_id = models.CharField(
+        max_length=64, blank=True, default="", help_text="The run that may still write; older ones are refused."
+    )
+    unreported = models.BooleanField(
+        default=False, help_text="The record service at WEBHOOK_SERVER_ADDRESS has not heard the last change yet."
+    )
+    created_at = models.DateTimeField("submitted", default=now)
+    started_at = models.DateTimeField("started", null=True, blank=True)
+    ended_at = models.DateTimeField("ended", null=True, blank=True)
+    updated_at = models.DateTimeField(default=now)
+
+    objects = TaskQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["-created_at"], name="task_newest"),
+            models.Index(fields=["status", "-created_at"], name="task_status_newest"),
+            models.Index(fields=["model_name", "status", "-created_at"], name="task_model_status_newest"),
+            models.Index(fields=["user_id", "-created_at"], name="task_user_newest"),
+            models.Index(fields=["ended_at"], name="task_ended"),
+            models.Index(
+                fields=["agent", "created_at"],
+                name="task_unfinished",
+                condition=models.Q(status__in=["pending", "running"]),
+            ),
+            models.Index(fields=["updated_at"], name="task_unreported", condition=models.Q(unreported=True)),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def is_ended(self) -> bool:
+        return self.status in ENDED
+
+
+UNFINISHED = (Task.Status.PENDING, Task.Status.RUNNING)
+ENDED = (Task.Status.SUCCEEDED, Task.Status.FAILED, Task.Status.CANCELED)

@@ -1,0 +1,189 @@
+"""This agent's queue: admission within the bound, removal, pause, and what is in it.
+
+Every function raises QueueUnavailable when Redis does not answer.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from django.conf import settings
+from rq.defaults import RQ_KEY_PREFIX
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+
+from predictions.queue import scripts
+from predictions.queue.connections import get_redis, run_script
+
+PLACE_LAPSES_SECONDS = 60
+KEEP_FINISHED_SECONDS = 300
+KEEP_FAILED_SECONDS = 12 * 3600
+MAX_ATTEMPTS = 2
+"""A task whose worker was lost is run once more; one that loses two is not tried a third time."""
+
+
+class QueueFull(Exception):
+    """The queue holds MAX_QUEUE_SIZE tasks; nothing was queued."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the queue is full ({size} tasks are waiting)")
+        self.size = size
+
+
+class QueueUnavailable(Exception):
+    """Redis did not answer, or not usably."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many jobs wait (queued, scheduled, retrying) and run."""
+
+    waiting: int
+    running: int
+
+
+@contextmanager
+def _redis_errors() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise QueueUnavailable("Redis did not answer") from error
+
+
+def _run(script: str, *args: Any) -> Any:
+    name = settings.TASK_TYPE_NAME
+    with _redis_errors():
+        return run_script(script, keys=[scripts.queue_key(name)], args=scripts.arguments(name, *args))
+
+
+def _key(kind: str) -> str:
+    return f"{RQ_KEY_PREFIX}:{kind}:{settings.TASK_TYPE_NAME}"
+
+
+def reserve(task_id: str) -> int:
+    """Takes one of the MAX_QUEUE_SIZE places for a task about to be queued; answers how many wait already.
+
+    The place lapses by itself after a minute. Raises QueueFull.
+    """
+    accepted, size = _run(scripts.RESERVE, task_id, settings.MAX_QUEUE_SIZE, PLACE_LAPSES_SECONDS)
+    if not accepted:
+        raise QueueFull(size)
+    return int(size)
+
+
+def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = True) -> None:
+    """Queues `function(task_id)` in the place that was reserved. Repeating it queues nothing twice.
+
+    Without a place it takes one, and raises QueueFull where there is none; `bounded=False` is for tasks that were
+    accepted before.
+    """
+    bound = settings.MAX_QUEUE_SIZE if bounded else -1
+    if not _run(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, function)):
+        raise QueueFull(settings.MAX_QUEUE_SIZE)
+
+
+def _job_fields(task_id: str, function: Callable[[str], None]) -> list[Any]:
+    """The job's hash as RQ writes it (rq.job.Job.to_dict), so that RQ's own tools can read it."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    moment = utcformat(datetime.now(UTC))
+    fields = {
+        "data": zlib.compress(JSONSerializer.dumps((name, None, [task_id], {}))),
+        "created_at": moment,
+        "enqueued_at": moment,
+        "origin": settings.TASK_TYPE_NAME,
+        "description": f"{function.__name__}({task_id})",
+        "timeout": settings.TASK_TIMEOUT,
+        "result_ttl": KEEP_FINISHED_SECONDS,
+        "failure_ttl": KEEP_FAILED_SECONDS,
+        "status": JobStatus.QUEUED.value,
+        "attempt": 1,
+        # RQ's own clean-up, should a tool run it, then queues an abandoned job again instead of failing it.
+        "retries_left": 1,
+    }
+    return [part for pair in fields.items() for part in pair]
+
+
+def remove(task_ids: Iterable[str]) -> int:
+    """Takes waiting jobs and reserved places back; answers how many jobs were waiting."""
+    return int(_run(scripts.REMOVE, *task_ids))
+
+
+def sizes() -> Sizes:
+    with _redis_errors(), get_redis().pipeline(transaction=True) as pipe:
+        pipe.llen(_key("queue"))
+        pipe.zcard(_key("scheduled"))
+        pipe.zcard(_key("wip"))
+        queued, scheduled, running = pipe.execute()
+    return Sizes(waiting=queued + scheduled, running=running)
+
+
+def waiting_ids() -> list[str]:
+    """The tasks that wait, in no order that means anything."""
+    return [_text(task_id) for task_id in _run(scripts.UNFINISHED)[0]]
+
+
+def unfinished_ids() -> set[str]:
+    """Every task with a job that waits, is about to be queued, or runs."""
+    waiting, running = _run(scripts.UNFINISHED)
+    return {_text(task_id) for task_id in (*waiting, *running)}
+
+
+def archived_ids() -> list[str]:
+    """The tasks whose jobs RQ's failed registry holds, oldest first."""
+    with _redis_errors():
+        return [_text(task_id) for task_id in get_redis().zrange(_key("failed"), 0, -1)]
+
+
+def remove_archived(task_id: str) -> None:
+    with _redis_errors(), get_redis().pipeline(transaction=True) as pipe:
+        pipe.zrem(_key("failed"), task_id)
+        pipe.delete(Job.key_for(task_id))
+        pipe.execute()
+
+
+def keep_outcome(task_id: str, outcome: str) -> None:
+    """Stores with the job what its prediction gave, for the run that will write it down."""
+    with _redis_errors():
+        get_redis().hset(Job.key_for(task_id), "outcome", outcome)
+
+
+def pause(who: str) -> None:
+    """Stops handing out this queue's jobs; submissions are still accepted."""
+    with _redis_errors():
+        get_redis().set(_key("paused"), json.dumps({"who": who, "at": datetime.now(UTC).isoformat()}))
+
+
+def resume() -> None:
+    with _redis_errors():
+        get_redis().delete(_key("paused"))
+
+
+def paused() -> bool:
+    with _redis_errors():
+        return bool(get_redis().exists(_key("paused")))
+
+
+def request_stop(task_id: str) -> None:
+    """Asks whichever process runs the task to end its prediction."""
+    _run(scripts.STOP, task_id)
+
+
+def stops_since(moment: float) -> tuple[list[str], float]:
+    """The tasks asked to end since `moment` (Redis time, 0 for the last hour), and the time of this look."""
+    seen, task_ids = _run(scripts.STOPS, moment)
+    return [_text(task_id) for task_id in task_ids], float(seen)
+
+
+def ping() -> None:
+    with _redis_errors():
+        get_redis().ping()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

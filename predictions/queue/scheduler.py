@@ -1,0 +1,62 @@
+"""RQ's cron scheduler for this agent's maintenance: JSON jobs, and one of each however many schedulers run."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from django.conf import settings
+from django_rq.cron import DjangoCronScheduler
+from rq.cron import CronJob
+from rq.exceptions import DuplicateJobError
+from rq.queue import Queue
+
+from predictions.queue.connections import get_redis
+
+logger = logging.getLogger(__name__)
+
+
+class _MaintenanceJob(CronJob):
+    """Named after its turn, so a second scheduler's copy of the same turn is refused by Redis."""
+
+    def enqueue(self, connection: Any) -> Any:
+        assert self.func is not None and self.interval is not None
+        queue = Queue(self.queue_name, connection=connection, serializer="rq.serializers.JSONSerializer")
+        turn = int(time.time() // self.interval)
+        job_id = f"{self.func.__name__}-{turn}"
+        try:
+            return queue.enqueue(self.func, job_id=job_id, unique=True, **self.job_options)
+        except DuplicateJobError:
+            logger.info("another scheduler has queued %s already", job_id)
+            return None
+
+
+class Scheduler(DjangoCronScheduler):
+    """Queues each function for a worker once in its interval, for as long as the process runs."""
+
+    def __init__(self) -> None:
+        super().__init__(connection=get_redis(), name=f"{settings.TASK_TYPE_NAME}-scheduler")
+
+    def every(self, seconds: int, function: Callable[[], Any]) -> None:
+        """Registers `function` to be queued every `seconds`, the first time at once."""
+        self._cron_jobs.append(
+            _MaintenanceJob(
+                settings.MAINTENANCE_QUEUE,
+                func=function,
+                interval=seconds,
+                job_timeout=settings.TASK_TIMEOUT,
+                result_ttl=max(600, seconds),
+                failure_ttl=12 * 3600,
+            )
+        )
+
+    def run(self) -> None:
+        """RQ's own loop; it ends on SIGTERM and SIGINT, and begins again when Redis comes back."""
+        while True:
+            try:
+                self.start()
+                return
+            except redis.RedisError as error:
+                logger.error("the scheduler got no answer from Redis (%s), trying again", error)
+                time.sleep(2)

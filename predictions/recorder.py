@@ -1,0 +1,69 @@
+"""Whom `lifecycle` tells of a task's creation and changes: nobody, or a record service elsewhere."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from predictions.models import Task
+
+
+class RecordError(Exception):
+    """A task could not be recorded; the message is for the log, not for callers."""
+
+
+class RecordUnavailable(RecordError):
+    """The database or the record service did not answer; the same write may succeed later."""
+
+
+class RecordRefused(RecordError):
+    """The record service answered that this write is not possible; repeating it is pointless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a task becomes. None means unchanged; `running_time` in seconds."""
+
+    task_id: str
+    status: str
+    outputs: Any = None
+    error_info: str = ""
+    running_time: float | None = None
+    queue_id: str = ""
+
+
+class Recorder(Protocol):
+    """Somebody who keeps a copy of the record. Methods raise RecordUnavailable and RecordRefused."""
+
+    remote: bool
+    """Whether telling can fail while our own database is well."""
+
+    def created(self, task: Task) -> None: ...
+
+    def changed(self, change: Change) -> None: ...
+
+    def is_ready(self) -> bool: ...
+
+
+class Nobody:
+    """The database is the record."""
+
+    remote = False
+
+    def created(self, task: Task) -> None:
+        pass
+
+    def changed(self, change: Change) -> None:
+        pass
+
+    def is_ready(self) -> bool:
+        return True
+
+
+@lru_cache(maxsize=1)
+def get_recorder() -> Recorder:
+    """The recorder named by the TASK_RECORDER setting."""
+    recorder: Recorder = import_string(settings.TASK_RECORDER)()
+    return recorder

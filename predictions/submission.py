@@ -1,0 +1,181 @@
+"""Taking tasks in and out of the queue: submit, cancel, cancel what waits."""
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+from django.conf import settings
+
+from predictions import execution, jobs, lifecycle
+from predictions.lifecycle import InvalidTransition, database_errors
+from predictions.models import Task, new_task_id
+from predictions.queue import queue
+from predictions.queue.queue import QueueFull, QueueUnavailable
+from predictions.recorder import RecordError, RecordUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+class TaskNotFound(Exception):
+    """No task has this id."""
+
+
+class AlreadyFinished(Exception):
+    """The task has ended and stays as it is."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"the task has already ended: {status}")
+        self.status = status
+
+
+class NotOurs(Exception):
+    """Another agent looks after the task; this one only keeps its record."""
+
+
+def new_task(
+    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "", status: Task.Status
+) -> Task:
+    """A task of this agent, not yet saved."""
+    return Task(
+        id=new_task_id(),
+        agent=settings.TASK_TYPE_NAME,
+        platform=settings.ML_PLATFORM,
+        model_name=model_name,
+        model_version=model_version,
+        inputs=inputs,
+        user_id=user_id,
+        status=status,
+    )
+
+
+def predict(
+    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = ""
+) -> Task:
+    """Runs a prediction while the caller waits. Raises as execution.predict."""
+    task = new_task(
+        model_name=model_name,
+        inputs=inputs,
+        model_version=model_version,
+        user_id=user_id,
+        status=Task.Status.RUNNING,
+    )
+    return execution.predict(task)
+
+
+def submit(
+    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = ""
+) -> Task:
+    """Queues a prediction and answers its task.
+
+    The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a
+    `failed` one. Raises QueueFull, QueueUnavailable, RecordUnavailable and RecordRefused.
+    """
+    task = new_task(
+        model_name=model_name,
+        inputs=inputs,
+        model_version=model_version,
+        user_id=user_id,
+        status=Task.Status.PENDING,
+    )
+    try:
+        task.queue_num = queue.reserve(task.pk)
+    except QueueUnavailable:
+        _record_refusal(task)
+        raise
+    try:
+        task.queue_id = task.pk
+        lifecycle.create(task)
+    except RecordError:
+        with suppress(QueueUnavailable):
+            queue.remove([task.pk])
+        raise
+    try:
+        queue.enqueue(task.pk, jobs.run_prediction)
+    except (QueueUnavailable, QueueFull):
+        lifecycle.fail(task, "the task could not be queued")
+        raise
+    logger.info("task submitted", extra={"task_id": task.pk, "queue_size": task.queue_num})
+    return task
+
+
+def _record_refusal(task: Task) -> None:
+    """What was refused because Redis is away is on record as failed, for the operators."""
+    with suppress(RecordError):
+        lifecycle.create(task)
+        lifecycle.fail(task, "the queue did not answer")
+
+
+def get(task_id: str) -> Task:
+    """The task as it stands. Raises TaskNotFound and RecordUnavailable."""
+    with database_errors():
+        task = Task.objects.defer("inputs").filter(pk=task_id).first()
+    if task is None:
+        raise TaskNotFound
+    return task
+
+
+def cancel(task_id: str) -> bool:
+    """Cancels the task; whether it was running (its prediction is then being ended, wherever it runs).
+
+    The row decides; removing the job only frees its place. Raises TaskNotFound, AlreadyFinished, NotOurs and
+    RecordUnavailable.
+    """
+    task = get(task_id)
+    if not task.is_ended and task.agent != settings.TASK_TYPE_NAME:
+        raise NotOurs
+    was_running = _cancel_row(task)
+    try:
+        if not queue.remove([task.pk]) and was_running:
+            queue.request_stop(task.pk)
+    except QueueUnavailable:
+        logger.warning("canceled, but Redis could not be told: its job ends unused", extra={"task_id": task.pk})
+    return was_running
+
+
+def _cancel_row(task: Task) -> bool:
+    """Moves the row to `canceled`; whether it was `running`. Raises AlreadyFinished."""
+    for status in (Task.Status.PENDING, Task.Status.RUNNING):
+        try:
+            lifecycle.cancel(task, only_from=status)
+        except InvalidTransition:
+            continue
+        except RecordUnavailable:
+            if task.status != Task.Status.CANCELED:
+                raise
+            logger.warning("canceled; the record service is told later", extra={"task_id": task.pk})
+        return status == Task.Status.RUNNING
+    with database_errors():
+        task.refresh_from_db(fields=["status"])
+    raise AlreadyFinished(task.status)
+
+
+def cancel_pending() -> tuple[int, int]:
+    """Cancels every task that waits; how many waited, and how many of them are canceled now.
+
+    One that a worker takes at the same moment runs on. Raises QueueUnavailable and RecordUnavailable.
+    """
+    waiting = queue.waiting_ids()
+    canceled = []
+    with database_errors():
+        tasks = list(Task.objects.filter(pk__in=waiting, status=Task.Status.PENDING).defer("inputs", "outputs"))
+    for task in tasks:
+        with suppress(InvalidTransition):
+            lifecycle.cancel(task, only_from=Task.Status.PENDING)
+            canceled.append(task.pk)
+    if canceled:
+        queue.remove(canceled)
+    return len(waiting), len(canceled)
+
+
+__all__ = [
+    "AlreadyFinished",
+    "NotOurs",
+    "QueueFull",
+    "QueueUnavailable",
+    "TaskNotFound",
+    "cancel",
+    "cancel_pending",
+    "get",
+    "predict",
+    "submit",
+]

@@ -1,0 +1,127 @@
+"""The record service: tasks of this and of other agents, created and changed over HTTP.
+
+The wire is fixed (README, "Record service"); changes go through predictions.lifecycle like any other.
+"""
+
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils.timezone import now
+from rest_framework import serializers
+from rest_framework.exceptions import APIException
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from platforms.base import parse_running_time
+from predictions import lifecycle, submission
+from predictions.api.serializers import StrictCharField, running_time_text, task_object, time_text
+from predictions.lifecycle import database_errors
+from predictions.models import ENDED, Task
+from webhooks.permissions import IsRecordClient
+
+MODEL_STATUS_LIMIT = 1000
+STATUSES = Task.Status.choices
+
+
+class RecordExists(APIException):
+    status_code = 409
+    default_code = "already_exists"
+    default_detail = "a task with this id exists"
+
+
+class RunningTimeField(serializers.Field[Any, Any, Any, Any]):
+    """`"0.0146s"`, `"3.98e-05s"` or a number of seconds."""
+
+    def to_internal_value(self, data: Any) -> float:
+        seconds = parse_running_time(data)
+        if seconds is None:
+            raise serializers.ValidationError('Write seconds, such as "0.0146s".')
+        return seconds
+
+
+class NewRecordSerializer(serializers.Serializer[Any]):
+    id = serializers.RegexField(r"^[A-Za-z0-9._-]{1,64}$")
+    model_name = StrictCharField(max_length=200)
+    model_version = StrictCharField(max_length=100, required=False, allow_blank=True, allow_null=True)
+    queue_num = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
+    status = serializers.ChoiceField(STATUSES, required=False, allow_blank=True, allow_null=True)
+
+
+class RecordChangeSerializer(serializers.Serializer[Any]):
+    """Empty or missing means unchanged. `database_only` is taken for the wire's sake: there is no one else to tell."""
+
+    id = StrictCharField(max_length=64)
+    status = serializers.ChoiceField(STATUSES, required=False, allow_blank=True, allow_null=True)
+    running_time = RunningTimeField(required=False)
+    outputs = serializers.JSONField(required=False, allow_null=True)
+    error_info = StrictCharField(required=False, allow_blank=True, allow_null=True)
+    queue_id = StrictCharField(max_length=64, required=False, allow_blank=True, allow_null=True)
+    database_only = serializers.BooleanField(required=False, allow_null=True)
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            data = {name: value for name, value in data.items() if value is not None and value != ""}
+        return super().to_internal_value(data)
+
+
+class ModelStatusSerializer(serializers.Serializer[Any]):
+    model_name = StrictCharField(max_length=200)
+    status = serializers.ChoiceField(STATUSES)
+
+
+class RecordsView(APIView):
+    """`POST /task` creates a record, `PUT /task` changes it."""
+
+    permission_classes = [IsRecordClient]
+
+    def post(self, request: Request) -> Response:
+        record = NewRecordSerializer(data=request.data)
+        record.is_valid(raise_exception=True)
+        fields = {name: value for name, value in record.validated_data.items() if value not in (None, "")}
+        task = Task(**fields, user_id=request.headers.get("UID", "")[:200])
+        if task.status in ENDED:
+            task.ended_at = now()
+        try:
+            with transaction.atomic():
+                lifecycle.create(task)
+        except IntegrityError as error:
+            raise RecordExists from error
+        return Response({"id": task.pk})
+
+    def put(self, request: Request) -> Response:
+        record = RecordChangeSerializer(data=request.data)
+        record.is_valid(raise_exception=True)
+        change = dict(record.validated_data)
+        change.pop("database_only", None)
+        task = submission.get(change.pop("id"))
+        if change.get("outputs") in ({}, []) and task.outputs is not None:
+            del change["outputs"]
+        return Response(task_object(lifecycle.apply(task, **change)))
+
+
+class ModelStatusView(APIView):
+    """`GET /task/modelstatus`: the newest tasks of a model in a status; asked in a JSON body or in the query."""
+
+    permission_classes = [IsRecordClient]
+
+    def get(self, request: Request) -> Response:
+        asked = request.query_params.dict() if request.query_params else request.data
+        query = ModelStatusSerializer(data=asked)
+        query.is_valid(raise_exception=True)
+        with database_errors():
+            tasks = list(Task.objects.filter(**query.validated_data).defer("inputs", "outputs")[:MODEL_STATUS_LIMIT])
+        return Response([_model_status(task) for task in tasks])
+
+
+def _model_status(task: Task) -> dict[str, Any]:
+    return {
+        "id": task.pk,
+        "task_id": task.pk,
+        "user_id": task.user_id,
+        "model_name": task.model_name,
+        "created_at": time_text(task.created_at),
+        "updated_at": time_text(task.updated_at),
+        "running_time": running_time_text(task.running_time),
+        "status": str(task.status),
+    }

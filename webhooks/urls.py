@@ -1,0 +1,24 @@
+"""The record service's routes; the Procfile's `webhook` process serves this module alone (ROOT_URLCONF)."""
+
+from django.urls import include, path
+
+from predictions.api.health import LiveView, ReadyView
+from predictions.api.tasks import TaskView
+from webhooks.records import ModelStatusView, RecordsView
+
+handler400 = "predictions.api.errors.bad_request"
+handler403 = "predictions.api.errors.forbidden"
+handler404 = "predictions.api.errors.not_found"
+handler500 = "predictions.api.errors.server_error"
+
+routes = [
+    path("task", RecordsView.as_view(), name="records"),
+    path("task/modelstatus", ModelStatusView.as_view(), name="model-status"),
+]
+
+urlpatterns = [
+    path("", include(routes)),
+    path("task/<str:task_id>", TaskView.as_view(), name="task"),
+    path("live", LiveView.as_view(), name="live"),
+    path("ready", ReadyView.as_view(), name="ready"),
+]
