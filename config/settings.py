@@ -14,7 +14,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
 env = environ.Env()
-env.read_env(BASE_DIR / ".env")
+env.read_env(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
 
 
 def _names(variable: str) -> list[str]:
@@ -175,6 +175,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=30000;",
     )
     DATABASES["default"]["CONN_MAX_AGE"] = None
+    DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}  # a file: memory is not shared by processes
 else:
     # A connection is borrowed for a query, not for a prediction: twenty carry thousands that wait.
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
@@ -210,7 +211,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["predictions.api.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["predictions.api.authentication.MayCall"],
     "DEFAULT_PARSER_CLASSES": ["predictions.api.requests.JSONBodyParser"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["predictions.api.requests.JSONAnswer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "predictions.api.requests.AlwaysJSON",
     "EXCEPTION_HANDLER": "predictions.api.errors.answer",
     "UNAUTHENTICATED_USER": None,

@@ -85,6 +85,18 @@ class JSONBodyParser(BaseParser):
             raise ParseError(f"the body is not JSON: {error}") from error
 
 
+class JSONAnswer(BaseRenderer):
+    """ASCII JSON: whatever a model answered, half a surrogate pair included, reaches the caller."""
+
+    media_type = "application/json"
+    charset = None
+
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
+    ) -> bytes:
+        return b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
+
+
 def _refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
 

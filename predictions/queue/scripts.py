@@ -138,12 +138,13 @@ return 1
 """
 
 # Extends the leases of a worker's runs. Arguments: worker name, lease seconds, the worker's time to live in seconds,
-# the time as RQ writes it, then `job:execution` of each run. Answers 0 where Redis no longer knows the worker.
+# the time as RQ writes it, the worker's state, then `job:execution` of each run. Answers 0 where Redis no longer knows
+# the worker.
 BEAT = _PRELUDE + """
 local worker, lease, ttl, moment = p .. ':worker:' .. ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-for i = 7, #ARGV do redis.call('ZADD', wip, 'XX', now + lease, ARGV[i]) end
+for i = 8, #ARGV do redis.call('ZADD', wip, 'XX', now + lease, ARGV[i]) end
 if redis.call('EXISTS', worker) == 0 then return 0 end
-redis.call('HSET', worker, 'last_heartbeat', moment, 'state', #ARGV > 6 and 'busy' or 'idle')
+redis.call('HSET', worker, 'last_heartbeat', moment, 'state', ARGV[7])
 redis.call('EXPIRE', worker, ttl)
 redis.call('EXPIRE', worker .. ':executions', ttl)
 return 1

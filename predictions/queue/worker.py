@@ -128,7 +128,6 @@ class ThreadWorker(BaseWorker):
         super().__init__(*args, **kwargs)
         self.concurrency: int = settings.WORKER_CONCURRENCY
         self.shutdown_seconds: float = settings.TASK_TIMEOUT
-        self._free = threading.Semaphore(self.concurrency)
         self._handed: queues.SimpleQueue[Run] = queues.SimpleQueue()
         self._runs: dict[str, Run] = {}
         self._slots = 0
@@ -148,6 +147,7 @@ class ThreadWorker(BaseWorker):
         self, burst: bool = False, max_jobs: int | None = None, max_idle_time: int | None = None, **ignored: Any
     ) -> bool:
         """Runs until told to stop; with `burst` until the queue is empty. Whether it ran any job."""
+        self._free = threading.Semaphore(self.concurrency)
         self.register_birth()
         self.subscribe()
         if threading.current_thread() is threading.main_thread():
@@ -200,7 +200,7 @@ class ThreadWorker(BaseWorker):
         while not self._stop_requested and (max_jobs is None or taken < max_jobs):
             wanted = 1 if max_jobs is not None else self.concurrency
             free = self._acquire_slots(wanted)
-            runs = self._claim(free) if free and self._taking else []
+            runs = self._claim(free) if free and self._taking and not self._stop_requested else []
             for _ in range(free - len(runs)):
                 self._free.release()
             for run in runs:
@@ -340,10 +340,11 @@ class ThreadWorker(BaseWorker):
             self._enforce_limits()
 
     def _beat(self) -> None:
+        state = "busy" if self._runs else "idle"
         for queue in self.queues:
             members = [run.member for run in list(self._runs.values()) if run.queue_name == queue.name]
             known = self._script(
-                scripts.BEAT, queue.name, self.name, LEASE_SECONDS, self.worker_ttl + 60, _moment(), *members
+                scripts.BEAT, queue.name, self.name, LEASE_SECONDS, self.worker_ttl + 60, _moment(), state, *members
             )
             if not known:
                 self.register_birth()
