@@ -87,6 +87,7 @@ class Server:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self.log.close()
 
     def memory_mb(self) -> float:
         """Resident memory of the process, in MB."""
