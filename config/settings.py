@@ -74,9 +74,7 @@ UPLOAD_WEBHOOK_ADDRESS = env.str("UPLOAD_WEBHOOK_ADDRESS", default="")
 TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "predictions.recorder.Nobody"
 
 # --- The platforms: each entry of PLATFORMS is a class of `platforms` and what its constructor takes
-ML_PLATFORM = {"k8s-plugin": "k8s"}.get(
-    _platform := env.str("ML_PLATFORM", default="local").strip().lower(), _platform
-)
+ML_PLATFORM = {"k8s-plugin": "k8s"}.get(_platform := env.str("ML_PLATFORM", default="local").strip().lower(), _platform)
 LOCAL_PREDICTOR = env.str("LOCAL_PREDICTOR", default="examples.iris:predict")
 KSERVE_VERSION = env.str("KSERVE_VERSION", default="0.13.1")
 KSERVE_ADDRESS = env.str("KSERVE_ADDRESS", default="")
@@ -123,6 +121,7 @@ PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
 # --- Django itself
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

@@ -116,9 +116,7 @@ def new_session() -> requests.Session:
 class HttpPlatform(Platform):
     """Base of the platforms that are reached over HTTP."""
 
-    def __init__(
-        self, *, timeout_seconds: float, max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES
-    ) -> None:
+    def __init__(self, *, timeout_seconds: float, max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES) -> None:
         self.timeout_seconds = timeout_seconds
         self.max_response_bytes = max_response_bytes
         self._session = new_session()
@@ -130,9 +128,7 @@ class HttpPlatform(Platform):
 
         An answer without Content-Type is text (KServe models that return a string). Raises as Platform.predict.
         """
-        status, content_type, content = self._exchange_repeating(
-            method, url, _encode(body), call, headers=headers
-        )
+        status, content_type, content = self._exchange_repeating(method, url, _encode(body), call, headers=headers)
         if 200 <= status < 300:
             return self._decode(content, content_type)
         raise self._error_of(status, content)

@@ -128,9 +128,7 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     return task
 
 
-def _end(
-    task: Task, status: Task.Status, *, by_run: bool = False, only_from: str | None = None, **fields: Any
-) -> None:
+def _end(task: Task, status: Task.Status, *, by_run: bool = False, only_from: str | None = None, **fields: Any) -> None:
     """The conditional UPDATE that decides every race; zero rows means that someone else was first."""
     movable = Q(pk=task.pk, status__in=(only_from,) if only_from else COMES_FROM[status])
     if by_run:
@@ -173,4 +171,4 @@ def report_ended(task: Task) -> None:
 
 def _is_ours(agent: str) -> bool:
     """Whether this process's agent looks after the task; what others report here is not passed on."""
-    return agent == settings.TASK_TYPE_NAME
+    return bool(agent == settings.TASK_TYPE_NAME)

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.utils.timezone import now
@@ -15,6 +15,10 @@ def new_task_id() -> str:
 class JSONText(models.TextField):  # type: ignore[type-arg]
     """JSON kept as the text it came as: the same on every database, and safe for what `jsonb` refuses (`\\u0000`)."""
 
+    if TYPE_CHECKING:
+        _pyi_private_set_type: Any
+        _pyi_private_get_type: Any
+
     def from_db_value(self, value: str | None, expression: object, connection: object) -> Any:
         return None if value is None else json.loads(value)
 
@@ -22,7 +26,7 @@ class JSONText(models.TextField):  # type: ignore[type-arg]
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
-class TaskQuerySet(models.QuerySet):  # type: ignore[type-arg]
+class TaskQuerySet(models.QuerySet["Task"]):
     def unfinished(self) -> "TaskQuerySet":
         return self.filter(status__in=UNFINISHED)
 
@@ -76,6 +80,8 @@ class Task(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        default_permissions = ["view"]
+        permissions = [("cancel_task", "Can cancel tasks")]
         indexes = [
             models.Index(fields=["-created_at"], name="task_newest"),
             models.Index(fields=["status", "-created_at"], name="task_status_newest"),

@@ -48,9 +48,7 @@ def new_task(
     )
 
 
-def predict(
-    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = ""
-) -> Task:
+def predict(*, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "") -> Task:
     """Runs a prediction while the caller waits. Raises as execution.predict."""
     task = new_task(
         model_name=model_name,
@@ -62,9 +60,7 @@ def predict(
     return execution.predict(task)
 
 
-def submit(
-    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = ""
-) -> Task:
+def submit(*, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "") -> Task:
     """Queues a prediction and answers its task.
 
     The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a

@@ -60,7 +60,9 @@ def new_worker(**attributes: Any) -> ThreadWorker:
 @pytest.fixture
 def work() -> Iterator[Callable[..., ThreadWorker]]:
     """Runs a worker in this process until the queue is empty."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT)}
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT)
+    }
 
     def run(**attributes: Any) -> ThreadWorker:
         worker = new_worker(**attributes)

@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 
-
 BEGINNINGS = (b"*", b"GET ", b"POST ", b"PUT ")
 """How a request begins, in Redis' protocol and in HTTP."""
 

@@ -93,5 +93,3 @@ class Server:
         """Resident memory of the process, in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
-
-

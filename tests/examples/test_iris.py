@@ -264,9 +264,7 @@ def test_kserve_predicts_as_the_model_does(client: Client) -> None:
     assert (reply.status, reply.json()) == (200, predict("iris", inputs))
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/v1/models/nope"), ("POST", "/v1/models/nope:predict")]
-)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models/nope"), ("POST", "/v1/models/nope:predict")])
 def test_kserve_does_not_find_an_unknown_model(client: Client, method: str, path: str) -> None:
     reply = client.send(method, path)
     assert (reply.status, reply.json()) == (404, {"error": "Model with name nope does not exist."})
@@ -462,9 +460,7 @@ def test_the_connection_is_closed_when_the_caller_asks_for_it(client: Client) ->
         (b"Content-Length: 16777217", b"413"),
     ],
 )
-def test_a_body_of_unknown_or_too_great_length_is_refused(
-    client: Client, header: bytes, status: bytes
-) -> None:
+def test_a_body_of_unknown_or_too_great_length_is_refused(client: Client, header: bytes, status: bytes) -> None:
     head, _, body = client.raw(b"POST /v1/predict HTTP/1.1\r\n" + header + b"\r\n\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert b"Connection: close" in head
@@ -511,9 +507,7 @@ def test_the_model_can_be_served_under_another_name() -> None:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_its_addresses_serves_and_stops_cleanly_when_told_to(stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "examples.iris.server", "--port", "0", "--model-name", "flowers"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

@@ -48,7 +48,11 @@ def test_an_ended_task_cannot_be_canceled(client: APIClient, status: str) -> Non
     task_id = submit(client)
     Task.objects.filter(pk=task_id).update(status=status)
     response = client.post(f"/cancel/{task_id}")
-    assert (response.status_code, response.json()["code"], response.json()["status"]) == (409, "already_finished", status)
+    assert (response.status_code, response.json()["code"], response.json()["status"]) == (
+        409,
+        "already_finished",
+        status,
+    )
     assert Task.objects.get().status == status
 
 

@@ -108,7 +108,9 @@ def test_a_wrong_new_record_is_refused(record_client: APIClient, bad: dict[str, 
 def test_model_status_lists_a_models_tasks_asked_in_a_body_or_the_query(record_client: APIClient) -> None:
     create(record_client, status="running")
     asked = {"model_name": "iris", "status": "running"}
-    in_body = record_client.generic("GET", "/task/modelstatus", '{"model_name": "iris", "status": "running"}', "application/json")
+    in_body = record_client.generic(
+        "GET", "/task/modelstatus", '{"model_name": "iris", "status": "running"}', "application/json"
+    )
     in_query = record_client.get("/task/modelstatus", asked)
     assert in_body.json() == in_query.json()
     (entry,) = in_query.json()
