@@ -324,10 +324,11 @@ class Watched(Process):
         while os.getppid() == parent:
             time.sleep(1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            signal_group(self._child.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self._child.wait(PATIENCE_SECONDS)
-                break
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while signal_group(self._child.pid, number) and time.monotonic() < deadline:
+                number = 0  # only asks whether any of them is left
+                self._child.poll()
+                time.sleep(0.1)
         os._exit(1)
 
 
@@ -467,9 +468,12 @@ class Agent(Manager):
                 process["process"].kill()
 
 
-def signal_group(group: int, number: int) -> None:
+def signal_group(group: int, number: int) -> bool:
+    """Whether there was anyone left to signal."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+        return True
+    return False
 
 
 def _signal_name(exit_code: int) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
-from django.db import connections
+from django.db import connection, connections
+from django.test.utils import setup_databases, teardown_databases
 from django_rq.queues import get_queues
 from rest_framework.test import APIClient
 
@@ -18,6 +19,30 @@ from predictions.queue.worker import ThreadWorker
 from tests import predictors
 from tests.proxy import Proxy
 from tests.servers import Server
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: Any, django_db_modify_db_settings: None
+) -> Iterator[None]:
+    """One test database for every test, whether marked or not."""
+    with django_db_blocker.unblock():
+        databases = setup_databases(verbosity=0, interactive=False)
+        yield
+        _leave_database_alone()
+        teardown_databases(databases, verbosity=0)
+
+
+def _leave_database_alone() -> None:
+    """Ends every session of the test database, ours and those of processes that were killed."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        connection.close()
+        connection.close_pool()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
