@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter, RangeDateTimeFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -52,7 +52,7 @@ class TaskAdmin(ModelAdmin):
         ("model_name", FieldTextFilter),
         ("platform", FieldTextFilter),
         ("user_id", FieldTextFilter),
-        ("created_at", RangeDateTimeFilter),
+        "created_at",
     ]
     list_filter_submit = True
     list_filter_sheet = False
@@ -195,7 +195,7 @@ class TaskAdmin(ModelAdmin):
 def _json(value: Any) -> SafeString:
     """JSON to read, cut where it is too long for a page."""
     if value is None:
-        return format_html("")
+        return SafeString("")
     text = json.dumps(value, indent=2, ensure_ascii=False)
     text = text.encode("utf-8", "backslashreplace").decode()
     if len(text) > SHOWN_CHARACTERS:

@@ -323,7 +323,8 @@ class Watched(Process):
     def _outlive(self, parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        for step in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            number: int = step
             deadline = time.monotonic() + PATIENCE_SECONDS
             while signal_group(self._child.pid, number) and time.monotonic() < deadline:
                 number = 0  # only asks whether any of them is left
