@@ -8,7 +8,12 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
-ADDRESSES = {"kserve": "KSERVE_ADDRESS", "k8s": "K8SPLUGIN_ADDRESS"}
+NEEDED = {
+    "kserve": ["KSERVE_ADDRESS"],
+    "k8s": ["K8SPLUGIN_ADDRESS"],
+    "replicate": ["REPLICATE_ADDRESS", "REPLICATE_APIKEY", "REPLICATE_MODEL_ID"],
+    "runpod": ["RUNPOD_ADDRESS", "RUNPOD_APIKEY", "RUNPOD_MODEL_ID"],
+}
 
 
 @register()
@@ -55,7 +60,7 @@ def _platform() -> list[CheckMessage]:
                 "Raise TASK_TIMEOUT, or lower the platform's …_REQUEST_TIMEOUT.",
             )
         )
-    for variable in [ADDRESSES[name]] if name in ADDRESSES else []:
+    for variable in NEEDED.get(name, []):
         if not getattr(settings, variable):
             found.append(_error("E012", f"{variable} is empty", f"ML_PLATFORM={name} needs it."))
     if name == "local":
