@@ -116,6 +116,28 @@ PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_response_bytes": MAX_RESPONSE_BODY,
         },
     ),
+    "replicate": (
+        "platforms.replicate.Replicate",
+        {
+            "address": REPLICATE_ADDRESS,
+            "api_key": REPLICATE_APIKEY,
+            "model": REPLICATE_MODEL_ID,
+            # Its streams are on hosts such as stream.replicate.com and stream-b.svc.ric1.c.replicate.net.
+            "stream_domains": ("replicate.com", "replicate.net"),
+            "timeout_seconds": REPLICATE_REQUEST_TIMEOUT,
+            "max_response_bytes": MAX_RESPONSE_BODY,
+        },
+    ),
+    "runpod": (
+        "platforms.runpod.RunPod",
+        {
+            "address": RUNPOD_ADDRESS,
+            "api_key": RUNPOD_APIKEY,
+            "endpoint": RUNPOD_MODEL_ID,
+            "timeout_seconds": RUNPOD_REQUEST_TIMEOUT,
+            "max_response_bytes": MAX_RESPONSE_BODY,
+        },
+    ),
 }
 
 # --- Django itself

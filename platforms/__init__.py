@@ -7,6 +7,7 @@ from typing import Any
 from platforms.base import (
     Call,
     CallStopped,
+    Chunk,
     InvalidInputs,
     Platform,
     PlatformError,
@@ -21,6 +22,7 @@ from platforms.base import (
 __all__ = [
     "Call",
     "CallStopped",
+    "Chunk",
     "InvalidInputs",
     "Platform",
     "PlatformError",

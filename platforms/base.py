@@ -8,11 +8,12 @@ PlatformError                  it could not be had: unreachable, 5xx, an answer 
 CallStopped                    not an error of the platform: somebody here asked the call to end
 """
 
+import math
 import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,6 +72,22 @@ class Prediction:
     upload_webhook: str = ""
     """Where the model may send files it makes; only KServe and plain services are told."""
 
+    def inputs_alone(self) -> dict[str, Any]:
+        """The inputs without an `upload_webhook`: one that the caller sent is never handed on."""
+        return {name: value for name, value in self.inputs.items() if name != "upload_webhook"}
+
+    def inputs_with_upload(self) -> dict[str, Any]:
+        """The inputs, and our own `upload_webhook` if there is one."""
+        return self.inputs_alone() | ({"upload_webhook": self.upload_webhook} if self.upload_webhook else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One piece of a streamed prediction, as it goes to the caller."""
+
+    id: int
+    data: str
+
 
 class Call:
     """One prediction in flight: how long it may still take, and how another thread ends it.
@@ -78,10 +95,26 @@ class Call:
     Whoever blocks registers what unblocks it (`closing`); `stop` runs these from any thread, once.
     """
 
-    def __init__(self, *, timeout_seconds: float, request_id: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        request_id: str = "",
+        upstream_id: str = "",
+        on_submitted: Callable[[str], None] | None = None,
+        on_upstream_cancel: Callable[[str], None] | None = None,
+    ) -> None:
+        """`upstream_id` is the platform's job of an earlier attempt, to be waited for instead of a new one.
+
+        `on_submitted` is told the id of a new job before it is first asked about; if it raises, the job is canceled
+        and the error flies. `on_upstream_cancel` is told what came of canceling the job; it must not raise.
+        """
         self.request_id = request_id
+        self.upstream_id = upstream_id
         self.deadline = time.monotonic() + timeout_seconds
         self.reason: StopReason | None = None
+        self._on_submitted = on_submitted
+        self._on_upstream_cancel = on_upstream_cancel
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._closers: list[Callable[[], None]] = []
@@ -104,6 +137,17 @@ class Call:
         self._stopped.set()
         for close in closers:
             close()
+
+    def submitted(self, upstream_id: str) -> None:
+        """Told by the platform: its job for this call has this id. Raises what the hook raises."""
+        self.upstream_id = upstream_id
+        if self._on_submitted is not None:
+            self._on_submitted(upstream_id)
+
+    def canceled_upstream(self, note: str) -> None:
+        """Told by the platform: `canceled`, `already finished`, `refused (404)` or `no answer`."""
+        if self._on_upstream_cancel is not None:
+            self._on_upstream_cancel(note)
 
     @contextmanager
     def closing(self, close: Callable[[], None]) -> Iterator[None]:
@@ -146,6 +190,14 @@ class Platform(ABC):
         Raises PlatformError (see the tree above) and CallStopped.
         """
 
+    def stream(self, prediction: Prediction, call: Call) -> Generator[Chunk, None, None]:
+        """Runs one prediction and yields its pieces, each the moment it comes.
+
+        Errors are those of `predict`, from the first `next` on; Unsupported where the platform cannot stream. Closing
+        the generator or stopping the call closes the connection, and cancels the platform's job where it has one.
+        """
+        raise Unsupported(f"the {self.name} platform cannot stream")
+
     def docs(self, model_name: str, call: Call) -> Any:
         """The model's own description of its inputs. Raises as `predict`; Unsupported where there is none."""
         raise Unsupported(f"the {self.name} platform has no input documentation")
@@ -156,13 +208,16 @@ _RUNNING_TIME = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*s?\s*", re.IGNORECA
 
 def parse_running_time(value: object) -> float | None:
     """Seconds out of `"0.0146s"`, `"3.98e-05s"` or a number (kservehelper's forms); None if it is none of these."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if 0 <= value < float("inf") else None
-    match = _RUNNING_TIME.fullmatch(value) if isinstance(value, str) else None
-    try:
-        return float(match[1]) if match else None
-    except ValueError:
+    if isinstance(value, str):
+        match = _RUNNING_TIME.fullmatch(value)
+        value = match[1] if match else None
+    if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds >= 0 and math.isfinite(seconds) else None
 
 
 def lift_running_time(outputs: Any) -> PredictionResult:
@@ -174,23 +229,22 @@ def lift_running_time(outputs: Any) -> PredictionResult:
 
 
 _SECRETIVE = re.compile(
-    r"[a-z][a-z0-9+.-]*://\S+"  # addresses
+    r"[a-z][a-z0-9+.-]{0,20}://\S+"  # addresses
     r"|(?:/[\w.@-]+){2,}/?"  # paths
     r"|\b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b"  # host:port
     r"|\b(?:[\w-]+\.)+(?:local|internal|svc|com|org|net|io|ai|dev)\b"  # host names
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"  # IPv4
-    r"|\b(?:Bearer|Token)\s+\S+",
+    r"|\b(?:Bearer|Token)\s+\S+"
+    r"|\b(?:r8|rpa)_\w{8,}",  # Replicate's and RunPod's keys
     re.IGNORECASE,
 )
-
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 def presentable(message: object, *, fallback: str) -> str:
     """A foreign error message fit for a caller: its first line, without addresses, paths, hosts and tokens."""
-    text = str(message).strip() if isinstance(message, str | int | float) else ""
+    text = str(message)[:4000].strip() if isinstance(message, str | int | float) else ""
     if not text or text.startswith(("<", "Traceback")):
         return fallback
-    line = _SECRETIVE.sub("…", _CONTROL.sub(" ", text.splitlines()[0])).strip()
+    line = _SECRETIVE.sub("…", _CONTROL.sub(" ", text.splitlines()[0][:1000])).strip()
     return line[:500] or fallback

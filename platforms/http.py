@@ -1,25 +1,21 @@
 """HttpPlatform: one pooled session, one deadline over everything, safe repeats, foreign errors made ours.
 
 What may be repeated is only what has certainly not run a prediction: a connection that was never made or broke while
-the request was still being sent, and the answers 429, 502 and 503. A timeout, a 504 or a connection that broke while
-waiting for the answer is not.
+the request was still being sent, and the answers a platform names in `repeat_on`. A timeout, a 504 or a connection
+that broke while waiting for the answer is not.
 """
 
 import json
 import logging
 import random
-import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from http.cookiejar import DefaultCookiePolicy
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
-import requests.adapters
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from platforms.base import (
     Call,
@@ -28,265 +24,199 @@ from platforms.base import (
     PlatformError,
     PlatformTimeout,
     PlatformUnavailable,
+    Unsupported,
     presentable,
 )
+from platforms.connections import Exchange, new_session, watched
+from platforms.reply import Reply, is_html, loads, loads_or_none, words_of
+
+__all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request", "new_session"]
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 FIRST_WAIT_SECONDS = 0.2
 MAX_TRIES = 5
-BUSY = {429, 502, 503}
-REFUSED_INPUT = {400, 404, 409, 413, 415, 422}
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
+BUSY = frozenset({429, 502, 503})
+INVALID_REQUEST = (
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidHeader,
+    UnicodeError,
+)
+TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
 
 
-class _Exchange:
-    """One request on the wire: the socket it waits on, and how much of the request has left."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent. `body` goes as JSON unless it is None; `timeout_seconds` is for this request within its call."""
 
-    def __init__(self) -> None:
-        self.sent = False
-        self.closed = False
-        self.connection: HTTPConnection | None = None
-
-    def close(self) -> None:
-        """Wakes the thread that waits on the socket, from any other thread."""
-        self.closed = True
-        sock = getattr(self.connection, "sock", None)
-        if sock is not None:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-
-_exchange: ContextVar[_Exchange | None] = ContextVar("exchange", default=None)
-
-
-class _Watched:
-    """Mixed into urllib3's connections: tells the current exchange which socket it uses and when all is sent."""
-
-    sock: Any
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if exchange := _exchange.get():
-            exchange.connection = self  # type: ignore[assignment]
-        super().request(*args, **kwargs)  # type: ignore[misc]
-        if exchange:
-            exchange.sent = True
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        exchange = _exchange.get()
-        if exchange and exchange.closed:
-            raise ConnectionAbortedError("the call was stopped while it connected")
-
-
-class _WatchedHTTP(_Watched, HTTPConnection):
-    pass
-
-
-class _WatchedHTTPS(_Watched, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _WatchedHTTP
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedHTTPS
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-
-
-def new_session() -> requests.Session:
-    """Keep-alive connections for up to 512 predictions at once; nothing from the environment, no cookies."""
-    session = requests.Session()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_connections=8, pool_maxsize=512, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
+    method: str
+    url: str
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_seconds: float = float("inf")
+    repeat_on: frozenset[int] | None = None
+    """Statuses after which it is sent again; None: those of its platform."""
 
 
 class HttpPlatform(Platform):
     """Base of the platforms that are reached over HTTP."""
 
-    def __init__(self, *, timeout_seconds: float, max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES) -> None:
+    repeat_on = BUSY
+    refusals = frozenset({400, 404, 409, 413, 415, 422})
+    """Statuses that mean: what the caller asked for is at fault. 404 names a model that nobody has."""
+
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES,
+        api_key: str = "",
+    ) -> None:
         self.timeout_seconds = timeout_seconds
         self.max_response_bytes = max_response_bytes
+        self._api_key = api_key.strip()
         self._session = new_session()
 
-    def send_json(
-        self, method: str, url: str, body: Any, call: Call, *, headers: Mapping[str, str] | None = None
-    ) -> Any:
-        """Sends `body` as JSON (nothing if None) and returns the parsed answer of a 2xx.
+    def send_json(self, request: Request, call: Call, *, patience: Call | None = None) -> Any:
+        """The parsed answer to a request, a 2xx. `patience`: see `open`. Raises as Platform.predict.
 
-        An answer without Content-Type is text (KServe models that return a string). Raises as Platform.predict.
+        An answer without Content-Type is text if it is not JSON (KServe models that return a string).
         """
-        status, content_type, content = self._exchange_repeating(method, url, _encode(body), call, headers=headers)
-        if 200 <= status < 300:
-            return self._decode(content, content_type)
-        raise self._error_of(status, content)
+        with self.open(request, call, patience=patience) as reply:
+            self.check_status(reply)
+            return self.decode(reply.read(self.max_response_bytes), reply.content_type)
 
-    def _exchange_repeating(
-        self, method: str, url: str, body: bytes | None, call: Call, *, headers: Mapping[str, str] | None
-    ) -> tuple[int, str, bytes]:
-        wait = FIRST_WAIT_SECONDS
-        for tries in range(1, MAX_TRIES + 1):
-            exchange = _Exchange()
-            retry_after: float | None = None
-            try:
-                with self._open(method, url, body, call, exchange, headers=headers) as response:
-                    if response.status_code not in BUSY or tries == MAX_TRIES:
-                        content = self._read(response, call)
-                        return response.status_code, response.headers.get("Content-Type", ""), content
-                    retry_after = _retry_after(response)
-                    logger.info("%s answered %d, trying again", self.name, response.status_code)
-            except PlatformUnavailable as error:
-                if exchange.sent:
-                    raise PlatformError(f"the {self.name} platform broke the connection") from error
-                if tries == MAX_TRIES:
-                    raise
-                logger.info("%s could not be reached (%s), trying again", self.name, error.__cause__)
-            pause = wait * random.uniform(0.75, 1.25) if retry_after is None else retry_after
-            if pause >= call.remaining():
-                raise PlatformUnavailable(f"the {self.name} platform is not available now")
-            call.wait(pause)
-            wait *= 2
-        raise AssertionError("unreachable: the last try returns or raises")
+    def get_docs(self, request: Request, call: Call) -> Any:
+        """The answer to a request for a model's documentation. Raises Unsupported for a 404, 405 and 501."""
+        with self.open(request, call) as reply:
+            if reply.status in (404, 405, 501):
+                raise Unsupported("this model does not describe its inputs")
+            self.check_status(reply)
+            docs = self.decode(reply.read(self.max_response_bytes), reply.content_type)
+        if not isinstance(docs, dict | list):
+            raise PlatformError(f"the {self.name} platform answered something that is not a description of inputs")
+        return docs
 
     @contextmanager
-    def _open(
-        self,
-        method: str,
-        url: str,
-        body: bytes | None,
-        call: Call,
-        exchange: _Exchange,
-        *,
-        headers: Mapping[str, str] | None = None,
-    ) -> Iterator[requests.Response]:
-        """A response whose headers have come; inside the block stopping the call breaks its connection."""
-        request = requests.Request(method, url, data=body, headers=_headers(body, call, headers)).prepare()
-        token = _exchange.set(exchange)
-        response: requests.Response | None = None
-        try:
-            with call.closing(exchange.close), _foreign_errors(self.name, call):
-                response = self._session.send(
-                    request,
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(call.remaining(CONNECT_TIMEOUT_SECONDS), max(call.remaining(), 0.001)),
-                )
-                yield response
-        finally:
-            _exchange.reset(token)
-            if response is not None:
+    def open(self, request: Request, call: Call, *, patience: Call | None = None) -> Iterator[Reply]:
+        """The reply to a request, of whatever status; the request is repeated while that is safe.
+
+        Stopping the `call` breaks the connection; stopping `patience` (where it is another) only ends the pauses.
+        """
+        for tries in range(1, MAX_TRIES + 1):
+            pause = FIRST_WAIT_SECONDS * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
+            with ExitStack() as opened:
+                try:
+                    reply = opened.enter_context(self.open_once(request, call))
+                except PlatformUnavailable as error:
+                    reason = error
+                else:
+                    if tries == MAX_TRIES or not self._may_repeat(request, reply):
+                        yield reply
+                        return
+                    reason = PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
+                    pause = pause if reply.retry_after is None else reply.retry_after
+            if tries == MAX_TRIES or pause >= call.remaining():
+                raise reason
+            logger.info("%s, trying again: %s", reason, reason.__cause__ or "busy")
+            (patience or call).wait(pause)
+
+    @contextmanager
+    def open_once(self, request: Request, call: Call) -> Iterator[Reply]:
+        """The reply to one request; inside the block stopping the call breaks its connection.
+
+        Raises PlatformUnavailable only if the request has certainly not been sent.
+        """
+        exchange = Exchange(min(call.deadline, time.monotonic() + request.timeout_seconds))
+        with call.closing(exchange.close), self._foreign_errors(call, exchange):
+            response = self._send(request, call, exchange)
+            try:
+                yield Reply(response, exchange, call)
+            finally:
                 response.close()
 
-    def _read(self, response: requests.Response, call: Call) -> bytes:
-        """The whole body, or PlatformError when it is larger than allowed: never held in memory beyond that."""
-        announced = response.headers.get("Content-Length", "")
-        content = bytearray()
-        if not announced.isdigit() or int(announced) <= self.max_response_bytes:
-            while len(content) <= self.max_response_bytes:
-                piece = response.raw.read1(64 * 1024)
-                call.check()
-                if not piece:
-                    return bytes(content)
-                content += piece
-        raise PlatformError(f"the answer of the {self.name} platform is larger than MAX_RESPONSE_BODY")
+    def check_status(self, reply: Reply) -> None:
+        """Raises what an answer other than a 2xx means."""
+        if reply.is_success:
+            return
+        content = reply.beginning()
+        logger.info("%s answered %d: %s", self.name, reply.status, self.without_key(str(bytes(content[:200]))))
+        said = words_of(loads_or_none(content))
+        if reply.status in self.refusals:
+            meant = "does not know this model" if reply.status == 404 else f"refused the request ({reply.status})"
+            raise InvalidInputs(self.presentable(said, meant))
+        if reply.status == 504:
+            raise PlatformTimeout(f"the {self.name} platform's gateway gave up waiting (504)")
+        if reply.status in BUSY:
+            raise PlatformUnavailable(self.presentable(said, f"is not available ({reply.status})"))
+        raise PlatformError(self.presentable(said, f"answered {reply.status}"))
 
-    def _decode(self, content: bytes, content_type: str) -> Any:
+    def decode(self, content: bytes | bytearray, content_type: str) -> Any:
         if not content and not content_type:
             return None
         try:
             return loads(content)
         except ValueError as error:
-            if not content_type:
-                with suppress(UnicodeDecodeError):
-                    return content.decode()
-            logger.warning("%s answered something that is not JSON (%s)", self.name, content_type)
+            with suppress(UnicodeDecodeError):
+                if not content_type and not is_html(text := content.decode()):
+                    return text
+            logger.warning("%s answered something that is not JSON (%s)", self.name, content_type or "no type")
             raise PlatformError(f"the {self.name} platform answered something that is not JSON") from error
 
-    def _error_of(self, status: int, content: bytes) -> PlatformError:
-        """Which of our errors a foreign answer means. 404 is the caller's: it names a model nobody has."""
-        said = _message_of(content)
-        logger.info("%s answered %d: %s", self.name, status, said or content[:200])
-        if status in REFUSED_INPUT:
-            fallback = f"the {self.name} platform refused the request ({status})"
-            if status == 404:
-                fallback = f"the {self.name} platform does not know this model"
-            return InvalidInputs(presentable(said, fallback=fallback))
-        if status == 504:
-            return PlatformTimeout(f"the {self.name} platform's gateway gave up waiting (504)")
-        if status in BUSY:
-            return PlatformUnavailable(
-                presentable(said, fallback=f"the {self.name} platform is not available ({status})")
+    def presentable(self, said: object, otherwise: str) -> str:
+        """A foreign message fit for a caller, or else `the … platform {otherwise}`."""
+        fallback = f"the {self.name} platform {otherwise}"
+        return presentable(self.without_key(said) if isinstance(said, str) else said, fallback=fallback)
+
+    def without_key(self, text: str) -> str:
+        return text.replace(self._api_key, "…") if self._api_key else text
+
+    def _may_repeat(self, request: Request, reply: Reply) -> bool:
+        return reply.status in (self.repeat_on if request.repeat_on is None else request.repeat_on)
+
+    def _send(self, request: Request, call: Call, exchange: Exchange) -> requests.Response:
+        """Straight through the adapter: a session would read a redirect's body into memory."""
+        body = _encode(request.body)
+        headers = _headers(body, call, request.headers)
+        made = requests.Request(request.method, request.url, data=body, headers=headers).prepare()
+        remaining = exchange.remaining()
+        with watched(exchange):
+            return self._session.get_adapter(request.url).send(
+                made, stream=True, timeout=(min(CONNECT_TIMEOUT_SECONDS, remaining), remaining)
             )
-        return PlatformError(presentable(said, fallback=f"the {self.name} platform answered {status}"))
 
-
-def loads(content: bytes | str) -> Any:
-    """JSON as platforms write it: NaN and Infinity become None. Raises ValueError."""
-    try:
-        return json.loads(content, parse_constant=lambda constant: None)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    @contextmanager
+    def _foreign_errors(self, call: Call, exchange: Exchange) -> Iterator[None]:
+        """requests' and urllib3's errors become ours; a connection that was broken from here becomes CallStopped."""
+        try:
+            yield
+        except INVALID_REQUEST:  # its words may hold the key, so it is not kept as the cause
+            raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:  # requests' errors are OSErrors
+            call.check()
+            if not exchange.sent:
+                raise PlatformUnavailable(f"the {self.name} platform could not be reached") from error
+            if isinstance(error, TIMEOUTS):
+                raise PlatformTimeout(f"the {self.name} platform did not answer in time") from error
+            raise PlatformError(f"the answer of the {self.name} platform broke off") from error
 
 
 def _encode(body: Any) -> bytes | None:
-    return None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        return None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputs("inputs: NaN, infinite numbers and very deep nesting cannot be sent") from error
 
 
-def _headers(body: bytes | None, call: Call, headers: Mapping[str, str] | None) -> dict[str, str]:
+def _headers(body: bytes | None, call: Call, headers: Mapping[str, str]) -> dict[str, str]:
     """Exactly `application/json`: with a charset behind it KServe 0.21 hands the model raw bytes."""
     made = {"Accept": "application/json", "User-Agent": "serving-agent"}
     if body is not None:
         made["Content-Type"] = "application/json"
-    if call.request_id:
-        made["X-Request-ID"] = call.request_id
-    return {**made, **(headers or {})}
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else None
-
-
-def _message_of(content: bytes) -> str:
-    """What an error body says: KServe's `error`, FastAPI's and RFC 7807's `detail`, or `message`/`title`."""
-    try:
-        body = loads(content)
-    except ValueError:
-        return ""
-    if isinstance(body, dict):
-        for key in ("error", "detail", "message", "title"):
-            if isinstance(body.get(key), str):
-                return str(body[key])
-    return ""
-
-
-@contextmanager
-def _foreign_errors(name: str, call: Call) -> Iterator[None]:
-    """requests' and urllib3's errors become ours; a socket that we broke ourselves becomes CallStopped."""
-    try:
-        yield
-    except requests.exceptions.ConnectTimeout as error:
-        call.check()
-        raise PlatformUnavailable(f"the {name} platform could not be reached") from error
-    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
-        raise PlatformTimeout(f"the {name} platform did not answer in time") from error
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError) as error:
-        raise InvalidInputs("this model's name cannot be part of a request") from error
-    except (requests.exceptions.ConnectionError, OSError) as error:
-        call.check()
-        raise PlatformUnavailable(f"the {name} platform could not be reached") from error
-    except urllib3.exceptions.HTTPError as error:  # while the body is read
-        call.check()
-        raise PlatformError(f"the answer of the {name} platform broke off") from error
+    if call.request_id.isascii() and call.request_id.isprintable() and call.request_id.strip():
+        made["X-Request-ID"] = call.request_id.strip()
+    return {**made, **headers}

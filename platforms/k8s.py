@@ -3,7 +3,7 @@
 from typing import Any
 
 from platforms.base import Call, PlatformError, Prediction, PredictionResult, lift_running_time
-from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform
+from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform, Request
 
 
 class K8s(HttpPlatform):
@@ -19,15 +19,12 @@ class K8s(HttpPlatform):
 
     def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
         call.shorten(self.timeout_seconds)
-        inputs = {name: value for name, value in prediction.inputs.items() if name != "upload_webhook"}
-        if prediction.upload_webhook:
-            inputs["upload_webhook"] = prediction.upload_webhook
-        body = {"model_name": prediction.model_name, "inputs": inputs}
-        outputs = self.send_json("POST", f"http://{self.address}/v1/predict", body, call)
+        body = {"model_name": prediction.model_name, "inputs": prediction.inputs_with_upload()}
+        outputs = self.send_json(Request("POST", f"http://{self.address}/v1/predict", body), call)
         if not isinstance(outputs, dict):
             raise PlatformError("the k8s platform answered something that is not a JSON object")
         return lift_running_time(outputs)
 
     def docs(self, model_name: str, call: Call) -> Any:
         call.shorten(self.timeout_seconds)
-        return self.send_json("GET", f"http://{self.address}/v1/docs", {"model_name": model_name}, call)
+        return self.get_docs(Request("GET", f"http://{self.address}/v1/docs", {"model_name": model_name}), call)

@@ -1,9 +1,14 @@
 """KServe's v1 protocol (seen on the wire: model servers 0.21.0, 0.13.1 and 0.10.2)."""
 
+import re
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from platforms.base import Call, InvalidInputs, Prediction, PredictionResult, lift_running_time
-from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform
+from platforms.base import Call, Chunk, InvalidInputs, PlatformError, Prediction, PredictionResult, lift_running_time
+from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform, Reply, Request
+from platforms.reply import loads_or_none
+
+LAST_WITH_GENERATE = (0, 10, 2)
 
 
 class KServe(HttpPlatform):
@@ -28,34 +33,61 @@ class KServe(HttpPlatform):
     ) -> None:
         super().__init__(timeout_seconds=timeout_seconds, max_response_bytes=max_response_bytes)
         self.address = address
-        self.version = version
         self.domain = domain
         self.namespace = namespace
         self.host_template = host_template
+        self._streaming_verb = "generate" if has_generate(version) else "predict"
 
     def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
         call.shorten(self.timeout_seconds)
-        model = _checked(prediction.model_name)
-        inputs = {name: value for name, value in prediction.inputs.items() if name != "upload_webhook"}
-        if prediction.upload_webhook:
-            inputs["upload_webhook"] = prediction.upload_webhook
-        outputs = self.send_json(
-            "POST",
-            f"http://{self.address}/v1/models/{model}:predict",
-            inputs,
-            call,
-            headers={"Host": self._host(model)},
-        )
-        return lift_running_time(outputs)
+        return lift_running_time(self.send_json(self._ask(prediction, "predict"), call))
+
+    def stream(self, prediction: Prediction, call: Call) -> Generator[Chunk, None, None]:
+        """Lines of `{"id": 0, "data": "…"}`; any other line, or a whole answer in JSON, is passed on as it is."""
+        call.shorten(self.timeout_seconds)
+        with self.open(self._ask(prediction, self._streaming_verb), call) as reply:
+            self.check_status(reply)
+            number = 0
+            for line in self._texts(reply):
+                chunk = _chunk(line, number)
+                number = chunk.id + 1
+                yield chunk
 
     def docs(self, model_name: str, call: Call) -> Any:
+        """What kservehelper 1.x tells of a model's inputs; later servers have no such route."""
         call.shorten(self.timeout_seconds)
-        model = _checked(model_name)
-        url = f"http://{self.address}/v1/docs/{model}"
-        return self.send_json("GET", url, None, call, headers={"Host": self._host(model)})
+        url = f"http://{self.address}/v1/docs/{_checked(model_name)}"
+        return self.get_docs(Request("GET", url, headers={"Host": self._host(model_name)}), call)
+
+    def _ask(self, prediction: Prediction, verb: str) -> Request:
+        model = _checked(prediction.model_name)
+        url = f"http://{self.address}/v1/models/{model}:{verb}"
+        return Request("POST", url, prediction.inputs_with_upload(), headers={"Host": self._host(model)})
+
+    def _texts(self, reply: Reply) -> Iterator[str]:
+        """The lines of a stream (it has no Content-Type, or application/x-ndjson), or the one text of an answer."""
+        if reply.content_type == "text/html":
+            raise PlatformError("the kserve platform answered a web page")
+        if reply.content_type == "application/json":
+            yield reply.read(self.max_response_bytes).decode(errors="replace").strip()
+        else:
+            yield from filter(str.strip, reply.lines())
 
     def _host(self, model: str) -> str:
         return self.host_template.format(model=model, namespace=self.namespace, domain=self.domain)
+
+
+def has_generate(version: str) -> bool:
+    """Whether this KServe streams at `:generate` (up to 0.10.2), not at `:predict`. `v0.13.1` and `0.13` are fine."""
+    match = re.match(r"v?(\d+(?:\.\d+)*)", version.strip())
+    return match is not None and tuple(map(int, match[1].split("."))) <= LAST_WITH_GENERATE
+
+
+def _chunk(line: str, number: int) -> Chunk:
+    said = loads_or_none(line.encode())
+    if isinstance(said, dict) and type(said.get("id")) is int and isinstance(said.get("data"), str):
+        return Chunk(said["id"], said["data"])
+    return Chunk(number, line)
 
 
 def _checked(model_name: str) -> str:

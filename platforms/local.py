@@ -71,7 +71,7 @@ class Local(Platform):
 def _as_json(outputs: Any) -> Any:
     """The outputs as a caller will read them; NaN and Infinity become None."""
     try:
-        return json.loads(json.dumps(outputs), parse_constant=lambda constant: None)
+        return json.loads(json.dumps(outputs), parse_constant=lambda _: None)
     except (TypeError, ValueError) as error:
         raise PlatformError("the model returned something that cannot be written as JSON") from error
 

@@ -9,7 +9,12 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 
-ADDRESSES = {"kserve": "KSERVE_ADDRESS", "k8s": "K8SPLUGIN_ADDRESS"}
+NEEDED = {
+    "kserve": ["KSERVE_ADDRESS"],
+    "k8s": ["K8SPLUGIN_ADDRESS"],
+    "replicate": ["REPLICATE_ADDRESS", "REPLICATE_APIKEY", "REPLICATE_MODEL_ID"],
+    "runpod": ["RUNPOD_ADDRESS", "RUNPOD_APIKEY", "RUNPOD_MODEL_ID"],
+}
 
 
 @register()
@@ -56,7 +61,7 @@ def _platform() -> list[CheckMessage]:
                 "Raise TASK_TIMEOUT, or lower the platform's …_REQUEST_TIMEOUT.",
             )
         )
-    for variable in [ADDRESSES[name]] if name in ADDRESSES else []:
+    for variable in NEEDED.get(name, []):
         if not getattr(settings, variable):
             found.append(_error("E012", f"{variable} is empty", f"ML_PLATFORM={name} needs it."))
     if name == "local":

@@ -1,0 +1,143 @@
+"""What a platform answered, read without trust: no more than may be held, no longer than there is time."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+import urllib3
+
+from platforms.base import Call, PlatformError
+from platforms.connections import Exchange
+
+ERROR_BODY_SECONDS = 5.0
+ERROR_BODY_BYTES = 64 * 1024
+PIECE_BYTES = 64 * 1024
+LONGEST_LINE_BYTES = 1024 * 1024
+
+
+class AnswerTooLarge(PlatformError):
+    """The answer, or a line of a streamed one, is longer than may be held in memory."""
+
+
+class Reply:
+    """An answer whose headers have come. `retry_after` in seconds, None where it has none."""
+
+    def __init__(self, response: requests.Response, exchange: Exchange, call: Call) -> None:
+        self.status = response.status_code
+        self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self.retry_after = _retry_after(response.headers.get("Retry-After", ""))
+        self._announced = response.headers.get("Content-Length", "")
+        self._raw = response.raw
+        self._exchange = exchange
+        self._call = call
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body, each piece the moment it comes."""
+        while piece := self._raw.read1(PIECE_BYTES, decode_content=True):
+            self._call.check()
+            yield piece
+        self._call.check()  # a connection that was broken from here also just ends
+
+    def read(self, at_most: int) -> bytearray:
+        """The whole body. Raises AnswerTooLarge, having held no more than `at_most` bytes."""
+        content = bytearray()
+        if self._announced.isdecimal() and float(self._announced) > at_most:
+            raise AnswerTooLarge("the platform's answer is larger than MAX_RESPONSE_BODY")
+        for piece in self.pieces():
+            content += piece
+            if len(content) > at_most:
+                raise AnswerTooLarge("the platform's answer is larger than MAX_RESPONSE_BODY")
+        return content
+
+    def beginning(self) -> bytearray:
+        """What an error's body says, as far as it comes soon: its status counts whatever becomes of the body."""
+        self._exchange.deadline = min(self._exchange.deadline, time.monotonic() + ERROR_BODY_SECONDS)
+        content = bytearray()
+        with suppress(urllib3.exceptions.HTTPError, OSError):
+            for piece in self.pieces():
+                content += piece
+                if len(content) >= ERROR_BODY_BYTES:
+                    break
+        return content
+
+    def lines(self) -> Iterator[str]:
+        """The body's lines without their ends, each the moment it is whole. Raises AnswerTooLarge."""
+        rest = bytearray()
+        for piece in self.pieces():
+            rest += piece
+            if b"\n" in piece:
+                *whole, rest = rest.split(b"\n")
+                yield from map(_line, whole)
+            if len(rest) > LONGEST_LINE_BYTES:
+                raise AnswerTooLarge("the platform's stream has a line that is too long")
+        if rest:
+            yield _line(rest)
+
+
+# Floats that Python reads as infinity, which JSON cannot say again.
+_MAYBE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
+
+
+def loads(content: bytes | bytearray) -> Any:
+    """JSON as platforms write it: NaN and infinite numbers become None. Raises ValueError."""
+    parse_float = _finite if _MAYBE_HUGE.search(content) else None
+    try:
+        return json.loads(content, parse_constant=lambda _: None, parse_float=parse_float)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def words_of(said: Any, *, depth: int = 6) -> str:
+    """What a platform's error says, "" if it says nothing.
+
+    `error_message` is RunPod's (inside an `error` that is itself JSON, beside a traceback and a host name), `error`
+    KServe's, `detail` FastAPI's (there a list of `msg`) and RFC 7807's.
+    """
+    if depth == 0:
+        return ""
+    if isinstance(said, str):
+        return words_of(loads_or_none(said.encode(errors="replace")), depth=depth - 1) if "{" in said[:1] else said
+    if isinstance(said, list):
+        return words_of(said[0], depth=depth - 1) if said else ""
+    if isinstance(said, dict):
+        keys = ("error_message", "error", "detail", "message", "msg", "title")
+        return next(filter(None, (words_of(said.get(key), depth=depth - 1) for key in keys)), "")
+    return ""
+
+
+def loads_or_none(content: bytes | bytearray) -> Any:
+    with suppress(ValueError):
+        return loads(content)
+    return None
+
+
+def is_html(text: str) -> bool:
+    return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
+
+
+def _finite(text: str) -> float | None:
+    return number if math.isfinite(number := float(text)) else None
+
+
+def _line(line: bytes | bytearray) -> str:
+    return line.removesuffix(b"\r").decode(errors="replace")
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds, from either form of the header; None without it, or if nobody can read it."""
+    if value.isdecimal():
+        return float(value)
+    with suppress(ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    return None
