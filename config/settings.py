@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,18 @@ ENABLE_PERIODIC_CHECK = env.bool("ENABLE_PERIODIC_CHECK", default=True)
 WEBHOOK_SERVER_ADDRESS = env.str("WEBHOOK_SERVER_ADDRESS", default="")
 WEBHOOK_APIKEY = env.str("WEBHOOK_APIKEY", default="")
 UPLOAD_WEBHOOK_ADDRESS = env.str("UPLOAD_WEBHOOK_ADDRESS", default="")
+MAX_UPLOAD_SIZE = env.int("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
+
+
+def _own_address() -> str:
+    """This agent as another host reaches it, as far as that can be known from here."""
+    host, _, port = HTTP_SERVER_ADDRESS.rpartition(":")
+    return f"{socket.gethostname() if host in ('', '0.0.0.0', '[::]') else host}:{port}"
+
+
+UPLOAD_BASE_URL = (UPLOAD_WEBHOOK_ADDRESS or _own_address()).rstrip("/")
+if "://" not in UPLOAD_BASE_URL:
+    UPLOAD_BASE_URL = f"http://{UPLOAD_BASE_URL}"
 TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "predictions.recorder.Nobody"
 
 # --- The platforms: each entry of PLATFORMS is a class of `platforms` and what its constructor takes
@@ -220,6 +233,28 @@ STATIC_ROOT = env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))
 WHITENOISE_USE_FINDERS = not PRODUCTION
 MEDIA_ROOT = env.str("MEDIA_ROOT", default=str(VAR_DIR / "media"))
 MEDIA_URL = "/media/"
+AWS_BUCKET = env.str("AWS_BUCKET", default="")
+STORAGES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+if AWS_BUCKET:
+    STORAGES["default"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": AWS_BUCKET,
+            "access_key": env.str("AWS_ACCESS_KEY_ID", default="") or None,
+            "secret_key": env.str("AWS_SECRET_ACCESS_KEY", default="") or None,
+            "region_name": env.str("AWS_REGION", default="") or None,
+            "endpoint_url": env.str("AWS_ENDPOINT_URL", default="") or None,
+            "addressing_style": "path",
+            "signature_version": "s3v4",
+            "file_overwrite": False,
+            "querystring_auth": True,
+            "querystring_expire": int(min(TASK_RETENTION, timedelta(days=7)).total_seconds()),
+            "object_parameters": {"ContentDisposition": "attachment"},
+        },
+    }
 
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("SECURE_COOKIES", default=PRODUCTION)

@@ -79,6 +79,8 @@ class TaskAdmin(ModelAdmin):
                     "attempt",
                     "queue_num",
                     "job",
+                    "upstream_id",
+                    "upstream_cancel",
                     "agent",
                     "unreported",
                 ]

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils.timezone import now
 
-from predictions import jobs, lifecycle
+from predictions import jobs, lifecycle, uploads
 from predictions.lifecycle import InvalidTransition, database_errors
 from predictions.models import Task, TaskQuerySet
 from predictions.queue import queue
@@ -94,7 +94,10 @@ def purge_tasks() -> Summary:
             batch = list(old.order_by("ended_at").values_list("pk", flat=True)[:PURGE_BATCH])
             if not batch:
                 break
+            uploads.delete_files_of(batch)
             summary.purged += Task.objects.ended().filter(pk__in=batch).delete()[0]
+    with database_errors():
+        uploads.delete_files_before(now() - settings.TASK_RETENTION)
     logger.info("purge: %s", summary)
     return summary
 

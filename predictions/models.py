@@ -68,6 +68,12 @@ class Task(models.Model):
     run_id = models.CharField(
         max_length=64, blank=True, default="", help_text="The run that may still write; older ones are refused."
     )
+    upstream_id = models.CharField(
+        "upstream job", max_length=200, blank=True, default="", help_text="The platform's own id of the prediction."
+    )
+    upstream_cancel = models.CharField(
+        "upstream cancel", max_length=100, blank=True, default="", help_text="What came of canceling it there."
+    )
     unreported = models.BooleanField(
         default=False, help_text="The record service at WEBHOOK_SERVER_ADDRESS has not heard the last change yet."
     )
@@ -102,6 +108,21 @@ class Task(models.Model):
     @property
     def is_ended(self) -> bool:
         return self.status in ENDED
+
+
+class Upload(models.Model):
+    """A file that a model sent here, kept as long as its task."""
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, null=True, related_name="uploads")
+    name = models.CharField(max_length=200, unique=True, help_text="Where the storage keeps it.")
+    size = models.BigIntegerField(help_text="Bytes.")
+    created_at = models.DateTimeField(default=now, db_index=True)
+
+    class Meta:
+        default_permissions = ["view"]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 UNFINISHED = (Task.Status.PENDING, Task.Status.RUNNING)

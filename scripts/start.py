@@ -1,5 +1,11 @@
 """What scripts/run starts: Redis, the release steps and every process of the Procfile; it ends them all together."""
 
+# ruff: noqa: E402
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while this is being imported ends it without a traceback
+
 import argparse
 import fcntl
 import json
@@ -8,7 +14,6 @@ import os
 import queue
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +37,7 @@ from honcho.process import Process
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from predictions.queue.embedded import EmbeddedRedis, EmbeddedRedisError  # noqa: E402
+from predictions.queue.embedded import EmbeddedRedis, EmbeddedRedisError
 
 VAR = ROOT / "var"
 WEBHOOK_BIND = "127.0.0.1:12000"

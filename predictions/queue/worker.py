@@ -80,7 +80,7 @@ class Run:
         self.outcome = outcome
         self.started = time.monotonic()
         self.deadline = self.started + timeout
-        self.on_stop: Callable[[str], None] | None = None
+        self._on_stop: Callable[[str], None] | None = None
         self.stop_reason: str | None = None
         self.stopped_at = 0.0
         self.abandoned = False
@@ -95,12 +95,18 @@ class Run:
         """Seconds the job may still take."""
         return max(0.0, self.deadline - time.monotonic())
 
+    def stops(self, stop: Callable[[str], None]) -> None:
+        """Registers how the job's work is ended: `stop` is called with the reason, at once if it came before."""
+        self._on_stop = stop
+        if self.stop_reason is not None:
+            stop(self.stop_reason)
+
     def stop(self, reason: str) -> None:
         """Tells the job to end. The first reason counts."""
         if self.stop_reason is None:
             self.stop_reason, self.stopped_at = reason, time.monotonic()
-            if self.on_stop is not None:
-                self.on_stop(reason)
+            if self._on_stop is not None:
+                self._on_stop(reason)
 
     def claim_end(self) -> bool:
         with self._end_lock:

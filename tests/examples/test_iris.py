@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,20 +166,36 @@ def test_an_unusable_delay_is_refused_with_what_to_send(delay: object) -> None:
     assert "number of seconds from 0 to 300" in refusal_of({"instances": [SETOSA], "delay_seconds": delay})
 
 
+class Clock:
+    """Time that passes by sleeping alone."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
 @pytest.mark.parametrize("delay", [0.25, 7, 300])
 def test_a_delay_is_waited_for_before_the_answer(delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(model, "time", SimpleNamespace(sleep=waits.append))
+    clock = Clock()
+    monkeypatch.setattr(model, "time", clock)
     answer = predict("iris", {"instances": [SETOSA], "delay_seconds": delay})
-    assert waits == [delay]
+    assert clock.now == pytest.approx(delay)
+    assert max(clock.waits) <= model.STEP_SECONDS
     assert answer["predictions"][0]["species"] == "setosa"
 
 
 def test_bad_instances_are_refused_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(model, "time", SimpleNamespace(sleep=waits.append))
+    clock = Clock()
+    monkeypatch.setattr(model, "time", clock)
     refusal_of({"instances": [[1]], "delay_seconds": 300})
-    assert waits == []
+    assert clock.waits == []
 
 
 def test_the_documented_defaults_are_inputs_that_work() -> None:
@@ -479,10 +494,11 @@ def test_one_slow_request_does_not_hold_up_another(client: Client, monkeypatch: 
     entered, release = threading.Event(), threading.Event()
 
     def wait(seconds: float) -> None:
-        entered.set()
-        release.wait(STUCK)
+        if seconds:
+            entered.set()
+            release.wait(STUCK)
 
-    monkeypatch.setattr(model, "time", SimpleNamespace(sleep=wait))
+    monkeypatch.setattr(model, "wait", wait)
     slow = Client(client.port)
     body = json.dumps({"instances": [SETOSA], "delay_seconds": 300}).encode()
     slow.connection.request("POST", "/v1/models/iris:predict", body)

@@ -64,7 +64,7 @@ class Environment:
     def is_whole(self) -> bool:
         """Whether it was finished, with these requirements and in this place, and its Python still starts."""
         try:
-            return self._mark.read_text() == self._description and _starts(str(self.python))
+            return self._mark.read_text() == self._description and _starts(str(self.python), "pip")
         except OSError:
             return False
 
@@ -95,7 +95,7 @@ class Environment:
             return sys.executable
         found = (shutil.which(f"python{version}") for version in self.pythons)
         for python in found:
-            if python and _starts(python):
+            if python and _starts(python, "ensurepip, venv"):
                 return python
         wanted = " or ".join(self.pythons)
         raise EnvironmentNotMadeError(f"{self.name} needs Python {wanted}; this is {own} and PATH has none of them")
@@ -118,9 +118,9 @@ class Environment:
             )
 
 
-def _starts(python: str) -> bool:
+def _starts(python: str, modules: str) -> bool:
     try:
-        ended = subprocess.run([python, "-c", "import ensurepip, pip, venv"], capture_output=True, timeout=60)
+        ended = subprocess.run([python, "-c", f"import {modules}"], capture_output=True, timeout=60)
     except OSError:
         return False
     return ended.returncode == 0

@@ -12,7 +12,6 @@ from rest_framework.test import APIClient
 from rq.job import Job
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
-from platforms import Call
 from predictions import jobs
 from predictions.execution import run
 from predictions.models import Task
@@ -170,7 +169,7 @@ def test_a_submission_costs_one_insert_and_two_round_trips(client: APIClient, re
 def test_a_job_costs_three_queries(client: APIClient, work: Work) -> None:
     task_id = submit(client)
     with CaptureQueriesContext(connection) as queries:
-        run(task_id, run_id="r", attempt=1, attempts=2, call=Call(timeout_seconds=9), kept=None)
+        run(task_id, run_id="r", attempt=1, attempts=2, timeout_seconds=9, kept=None, on_call=lambda call: None)
     assert [query["sql"].split()[0] for query in queries] == ["UPDATE", "SELECT", "UPDATE"]
 
 

@@ -10,7 +10,6 @@ import pytest
 from django.db import connections
 from rest_framework.test import APIClient
 
-from platforms import Call
 from predictions import execution, submission
 from predictions.models import Task
 from predictions.queue import queue
@@ -110,7 +109,9 @@ def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configu
             answers[task.pk] = error.status
 
     def start(task: Task) -> None:
-        execution.run(task.pk, run_id="r", attempt=1, attempts=2, call=Call(timeout_seconds=60), kept=None)
+        execution.run(
+            task.pk, run_id="r", attempt=1, attempts=2, timeout_seconds=60, kept=None, on_call=lambda call: None
+        )
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(move, task) for task in tasks for move in (start, cancel)]:

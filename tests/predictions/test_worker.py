@@ -125,14 +125,20 @@ def test_a_step_of_the_clock_takes_no_running_job_away(client: APIClient, step: 
 
 
 def test_a_late_write_of_an_older_run_is_refused(client: APIClient) -> None:
-    from platforms import Call
     from predictions import execution
 
     task_id = submit(client, {"wait": True})
     older = threading.Thread(
         target=execution.run,
         args=(task_id,),
-        kwargs={"run_id": "old", "attempt": 1, "attempts": 2, "call": Call(timeout_seconds=60), "kept": None},
+        kwargs={
+            "run_id": "old",
+            "attempt": 1,
+            "attempts": 2,
+            "timeout_seconds": 60,
+            "kept": None,
+            "on_call": lambda call: None,
+        },
     )
     older.start()
     until(lambda: predictors.calls)
