@@ -35,7 +35,6 @@ __all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request", "ne
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-FIRST_WAIT_SECONDS = 0.2
 MAX_TRIES = 5
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
 BUSY = frozenset({429, 502, 503})
@@ -66,6 +65,7 @@ class HttpPlatform(Platform):
     """Base of the platforms that are reached over HTTP."""
 
     repeat_on = BUSY
+    first_wait_seconds = 0.2
     refusals = frozenset({400, 404, 409, 413, 415, 422})
     """Statuses that mean: what the caller asked for is at fault. 404 names a model that nobody has."""
 
@@ -108,7 +108,7 @@ class HttpPlatform(Platform):
         Stopping the `call` breaks the connection; stopping `patience` (where it is another) only ends the pauses.
         """
         for tries in range(1, MAX_TRIES + 1):
-            pause = FIRST_WAIT_SECONDS * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
+            pause = self.first_wait_seconds * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
             with ExitStack() as opened:
                 try:
                     reply = opened.enter_context(self.open_once(request, call))

@@ -9,6 +9,7 @@ to it.
 """
 
 import logging
+import math
 import re
 import threading
 import time
@@ -36,13 +37,9 @@ logger = logging.getLogger(__name__)
 
 # Until so many seconds after the submission → seconds between two polls. A job of 2 s is noticed after 125 ms on the
 # median, one of 30 s after 0.8 s with 28 polls.
-PACE = ((0.3, 0.1), (2.0, 0.25), (5.0, 1.0), (60.0, 1.6))
-SLOWEST_PACE_SECONDS = 2.0
+PACE: tuple[tuple[float, float], ...] = ((0.3, 0.1), (2.0, 0.25), (5.0, 1.0), (60.0, 1.6), (math.inf, 2.0))
 POLL_TIMEOUT_SECONDS = 10.0
-CANCEL_SECONDS = 5.0
-CANCEL_TRY_SECONDS = 2.0
 CANCEL_TRIES = 3
-CANCEL_PAUSE_SECONDS = 0.3
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,199}", re.ASCII)
 
@@ -85,8 +82,12 @@ class PollingPlatform(HttpPlatform):
     """Base of the platforms whose predictions are jobs; `address` is the API's, without a slash at its end."""
 
     refusals = frozenset({400, 413, 422})
-    submit_grace_seconds = 5.0
+    pace = PACE
+    submit_grace_seconds = 2.0
     """How long a stopped call still waits for its job's id, without which nobody can cancel the job."""
+    cancel_seconds = 5.0
+    """How long canceling a job may take, with all its tries."""
+    cancel_try_seconds = 2.0
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class PollingPlatform(HttpPlatform):
         job = Job(call.upstream_id) if call.upstream_id else self._submit(submission, call)
         try:
             if not call.upstream_id:
+                logger.info("%s took the prediction as its job %s", self.name, job.id)
                 call.submitted(job.id)
             yield job
         except JobGone:
@@ -146,9 +148,13 @@ class PollingPlatform(HttpPlatform):
         began = time.monotonic()
         patience = 0.0
         while not job.has_ended:
-            call.wait(max(pace(time.monotonic() - began), patience))
+            call.wait(max(self.pause(time.monotonic() - began), patience))
             job, patience = self.poll(job, call)
         return job
+
+    def pause(self, elapsed_seconds: float) -> float:
+        """Seconds until the next poll."""
+        return next(every for until, every in self.pace if elapsed_seconds < until)
 
     def poll(self, job: Job, call: Call) -> tuple[Job, float]:
         """The job as the platform describes it now, as far as it does, and the seconds it wants to be left alone."""
@@ -213,16 +219,18 @@ class PollingPlatform(HttpPlatform):
 
     def _cancel(self, job: Job, call: Call) -> None:
         """Asks the platform to end the job, and tells the call what came of it. Raises nothing of the platform's."""
-        note = self._cancellation(job, Call(timeout_seconds=CANCEL_SECONDS, request_id=call.request_id))
+        note = self._cancellation(job, Call(timeout_seconds=self.cancel_seconds, request_id=call.request_id))
         logger.info("canceling the job %s on %s: %s", job.id, self.name, note)
         call.canceled_upstream(note)
 
     def _cancellation(self, job: Job, call: Call) -> str:
         note = "no answer"
-        request = Request("POST", self.cancel_url(job), headers=self.authorization, timeout_seconds=CANCEL_TRY_SECONDS)
+        request = Request(
+            "POST", self.cancel_url(job), headers=self.authorization, timeout_seconds=self.cancel_try_seconds
+        )
         for tries in range(CANCEL_TRIES):
             try:
-                call.wait(CANCEL_PAUSE_SECONDS * tries)
+                call.wait(self.first_wait_seconds * tries)
                 with self.open_once(request, call) as reply:
                     if reply.is_success:
                         return self._note_of(job, loads_or_none(reply.read(self.max_response_bytes)))
@@ -238,11 +246,6 @@ class PollingPlatform(HttpPlatform):
         """A platform also answers 200 for a job that had ended by itself, and then says so."""
         state = self.job_of(answer, job.id).state if isinstance(answer, dict) else JobState.WAITING
         return "canceled" if state in (JobState.WAITING, JobState.CANCELED) else "already finished"
-
-
-def pace(elapsed_seconds: float) -> float:
-    """Seconds until the next poll."""
-    return next((every for until, every in PACE if elapsed_seconds < until), SLOWEST_PACE_SECONDS)
 
 
 def _is_passing(status: int) -> bool:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from platforms.base import Call, Chunk, Prediction, parse_running_time
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, Request
-from platforms.polling import Job, JobState, PollingPlatform, pace
+from platforms.polling import Job, JobState, PollingPlatform
 from platforms.reply import words_of
 
 STATES = {
@@ -87,7 +87,7 @@ class RunPod(PollingPlatform):
                 job, patience = self.poll(job, call)
                 if job.has_ended and isinstance(answer, dict):
                     return count, job
-            call.wait(max(pace(time.monotonic() - came_at), patience))
+            call.wait(max(self.pause(time.monotonic() - came_at), patience))
 
 
 def _outputs(answer: Any) -> list[Any]:
