@@ -43,6 +43,8 @@ VAR = ROOT / "var"
 WEBHOOK_BIND = "127.0.0.1:12000"
 PATIENCE_SECONDS = 10
 """How long the processes have for each step of ending: finish what runs, hand it back, be killed."""
+BOOT_PATIENCE_SECONDS = 3
+"""The same before the first answer of /ready: gunicorn's workers miss a SIGTERM that comes while they are forked."""
 SLOW_START_SECONDS = 30
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -455,23 +457,31 @@ class Agent(Manager):
         if self._step and time.monotonic() >= self._next_step_at:
             self._asked = self._step + 1
         while self._step < min(self._asked, 3):
-            self._next_step_at = time.monotonic() + PATIENCE_SECONDS
+            self._next_step_at = time.monotonic() + (PATIENCE_SECONDS if self.was_ready else BOOT_PATIENCE_SECONDS)
             self._step += 1
             self._take_step()
 
     def _take_step(self) -> None:
         running = {name: process for name, process in self._processes.items() if process.get("returncode") is None}
         sentence, number = {
-            1: (f"Ending. What runs has {PATIENCE_SECONDS} s to finish; Ctrl-C again does not wait.", signal.SIGTERM),
+            1: (f"Ending. What runs may take {PATIENCE_SECONDS} s to finish; Ctrl-C again hurries.", signal.SIGTERM),
             2: (f"Handing back what still runs: {', '.join(running)}.", signal.SIGINT),
             3: (f"Killing what did not end: {', '.join(running)}.", signal.SIGKILL),
         }[self._step]
         say(sentence)
         for process in running.values():
-            if "pid" in process:
+            if number == signal.SIGINT:  # gunicorn itself tells its workers; told twice, they would complain
+                with suppress(ProcessLookupError):
+                    os.kill(process["pid"], number)
+            else:
                 signal_group(process["pid"], number)
             if number == signal.SIGKILL:
                 process["process"].kill()
+
+
+def as_one_process(command: str) -> str:
+    """Without a shell above it, which would hide signals and exit codes; a line of several commands needs its shell."""
+    return command if set(";&|") & set(command) else f"exec env {command}"
 
 
 def signal_group(group: int, number: int) -> bool:
@@ -501,7 +511,7 @@ def run() -> int:
         address = web_address()
         agent = Agent(redis, Readiness(address), welcome(address, operator, password))
         for name, command in commands.items():
-            agent.add_process(name, command)
+            agent.add_process(name, as_one_process(command))
         say(f"Starting {', '.join(commands)} ...")
         agent.loop()
         ignore_signals()

@@ -73,9 +73,9 @@ async def not_a_number(inputs: Inputs, headers: Headers) -> Inputs:
     return {"scores": [1.5, float("nan"), float("inf"), float("-inf")]}
 
 
-async def literal_not_a_number(inputs: Inputs, headers: Headers) -> bytes:
-    """JSON as Python's own json module writes it, sent as it is."""
-    return b'{"scores": [1.5, NaN, Infinity, -Infinity]}'
+async def raw(inputs: Inputs, headers: Headers) -> bytes:
+    """Sent as it is, without a Content-Type: text that may or may not be JSON."""
+    return str(inputs["raw"]).encode()
 
 
 async def sleep(inputs: Inputs, headers: Headers) -> Inputs:
@@ -116,7 +116,7 @@ MOODS: dict[str, Callable[[Inputs, Headers], Awaitable[Any]]] = {
     "number": number,
     "list": a_list,
     "not a number": not_a_number,
-    "literal not a number": literal_not_a_number,
+    "raw": raw,
     "sleep": sleep,
     "timed": timed,
     "echo": echo,

@@ -63,7 +63,7 @@ def test_an_async_flower_is_classified_by_a_worker(agent: NewAgent, kserve: Mode
         ({"mood": "number"}, 41.5),
         ({"mood": "list"}, [1, "two", None]),
         ({"mood": "not a number"}, {"scores": [1.5, None, None, None]}),
-        ({"mood": "literal not a number"}, {"scores": [1.5, None, None, None]}),
+        ({"mood": "raw", "raw": '{"scores": [1.5, NaN, -Infinity]}'}, {"scores": [1.5, None, None]}),
     ],
 )
 def test_whatever_a_model_returns_becomes_the_outputs(
