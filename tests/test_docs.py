@@ -89,7 +89,8 @@ def routes(urlconf: str) -> set[tuple[str, str]]:
                 view = pattern.callback.view_class  # type: ignore[attr-defined]
                 for method in ("get", "post", "put", "patch", "delete"):
                     if hasattr(view, method):
-                        found.add((f"/{re.sub(r'<.*?:?(?:task_)?(id)>', '{id}', path)}", method.upper()))
+                        written = re.sub(r"<(?:str|path):(?:task_)?(\w+)>", r"{\1}", path)
+                        found.add((f"/{written}", method.upper()))
             elif not path.startswith("admin"):
                 walk(pattern.url_patterns, path)  # type: ignore[attr-defined]
 
@@ -112,7 +113,7 @@ def test_every_error_code_is_in_the_readme() -> None:
         )
     }
     in_code = {(status, code) for _, status, code, _ in errors.TABLE if status}
-    assert in_code | {(500, "internal_error"), (409, "already_exists")} == documented
+    assert in_code | {(500, "internal_error"), (409, "already_exists"), (413, "upload_too_large")} == documented
 
 
 def test_every_process_is_in_the_readme() -> None:
