@@ -30,6 +30,9 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
 
+    limit_req_zone $server_name zone=scarce:1m rate=5r/s;
+    limit_req_status 429;
+
     upstream models {{ server {models}; keepalive 16; }}
     proxy_http_version 1.1;
     proxy_set_header Connection "";
@@ -79,6 +82,12 @@ http {{
         listen {address};
         server_name iris.empty.example.com;
         location / {{ return 404 ""; }}
+    }}
+    server {{
+        # five a second, the others 429
+        listen {address};
+        server_name iris.scarce.example.com;
+        location / {{ limit_req zone=scarce; proxy_pass http://models; }}
     }}
     server {{
         # an idle connection does not live long

@@ -98,14 +98,21 @@ async def failing(inputs: Inputs, headers: Headers) -> None:
 
 
 async def stream(inputs: Inputs, headers: Headers) -> AsyncIterator[str]:
-    """`count` lines, one every `pause` seconds; it dies before the line number `break_at`, if that is given."""
+    """`count` lines, one every `pause` seconds; it dies before the line number `break_at`, if that is given.
+
+    When the client leaves, that is noted as a call too, of the mood "left".
+    """
 
     async def lines() -> AsyncIterator[str]:
-        for number in range(inputs.get("count", 3)):
-            if number == inputs.get("break_at"):
-                raise RuntimeError("the stream died")
-            yield json.dumps({"id": number, "data": f"tok{number}"}) + "\n"
-            await asyncio.sleep(inputs.get("pause", 0))
+        try:
+            for number in range(inputs.get("count", 3)):
+                if number == inputs.get("break_at"):
+                    raise RuntimeError("the stream died")
+                yield json.dumps({"id": number, "data": f"tok{number} "}) + "\n"
+                await asyncio.sleep(inputs.get("pause", 0))
+        except (asyncio.CancelledError, GeneratorExit):
+            note("moods", {"mood": "left"}, headers)
+            raise
 
     return lines()
 

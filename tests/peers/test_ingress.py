@@ -114,6 +114,15 @@ def test_a_model_server_that_is_down(agent: NewAgent, ingress: Ingress) -> None:
     assert (task["status"], task["error_info"]) == ("failed", sentence)
 
 
+def test_a_rate_limit_of_the_ingress_is_waited_for(agent: NewAgent, ingress: Ingress, kserve: ModelServer) -> None:
+    here = agent(ingress.address, KSERVE_NAMESPACE="scarce")
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: here.predict("iris", IRIS), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len(kserve.calls()) == 4
+    assert 429 in statuses(ingress, 5)
+
+
 def test_an_ingress_that_gives_up_waiting(agent: NewAgent, ingress: Ingress, kserve: ModelServer) -> None:
     here = agent(ingress.address, KSERVE_NAMESPACE="hasty")
     response = here.predict("moods", {"mood": "sleep", "seconds": 3})

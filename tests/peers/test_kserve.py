@@ -1,5 +1,6 @@
 """The agent in front of KServe's own model server (0.21.0)."""
 
+import json
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from tests.e2e.test_errors import assert_error
 from tests.peers.conftest import FLOWER, Agent, NewAgent
 from tests.peers.model_server import ModelServer
 from tests.predictions.test_cancel import until
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.slow
 
@@ -146,12 +148,23 @@ def test_the_host_header_follows_the_template(
     assert response.json()["outputs"]["headers"]["host"] == host
 
 
+def test_a_worker_sends_what_the_web_process_sends(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address, worker=True)
+    here.ended(here.submit("moods", {"mood": "echo"}))
+    assert here.predict("moods", {"mood": "echo"}).status_code == 200
+    asynchronous, synchronous = (dict(call["headers"]) for call in kserve.calls())
+    for headers in (asynchronous, synchronous):
+        headers.pop("x-request-id", "")
+        headers.pop("content-length")  # the upload addresses differ
+    assert asynchronous == synchronous
+
+
+@pytest.mark.xfail(strict=True, reason="a worker does not know the X-Request-ID of the request that queued its task")
 def test_the_request_id_reaches_the_model_from_a_worker_too(agent: NewAgent, kserve: ModelServer) -> None:
     here = agent(kserve.address, worker=True)
-    task_id = here.submit("moods", {"mood": "echo"})
-    seen = here.ended(task_id)["outputs"]["headers"]
-    assert (seen["content-type"], seen["host"]) == ("application/json", "moods.default.example.com")
-    assert seen.get("x-request-id")
+    response = here.post("/async/v1/predict", "moods", {"mood": "echo"}, **{"X-Request-ID": "find-me"})
+    headers = here.ended(response.json()["id"])["outputs"]["headers"]
+    assert headers.get("x-request-id") == "find-me"
 
 
 # --- Errors
@@ -212,6 +225,26 @@ def test_a_prediction_that_takes_too_long_is_not_repeated(agent: NewAgent, kserv
     assert len(kserve.calls()) == 1
 
 
+def test_a_model_that_drips_its_answer_is_timed_out(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address, KSERVE_REQUEST_TIMEOUT="2")
+    started = time.monotonic()
+    assert_error(here.predict("moods", {"mood": "stream", "count": 20, "pause": 0.5}), 504, "platform_timeout")
+    assert 1.9 < time.monotonic() - started < 3.5
+    until(lambda: [call["inputs"]["mood"] for call in kserve.calls()] == ["stream", "left"])
+
+
+def test_an_answer_that_breaks_off_or_is_too_large_is_an_error(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address, MAX_RESPONSE_BODY="100000")
+    assert_error(here.predict("moods", {"mood": "stream", "break_at": 1}), 502, "platform_error")
+    response = here.predict("moods", {"mood": "text", "text": "x" * 200_000})
+    assert_error(response, 502, "platform_error")
+    assert "MAX_RESPONSE_BODY" in response.json()["error"]
+    endless = {"mood": "stream", "count": 10**9}
+    assert_error(here.predict("moods", endless), 502, "platform_error")
+    until(lambda: kserve.calls()[-1]["inputs"] == {"mood": "left"})
+    assert len(here.predict("moods", {"mood": "text", "text": "x" * 90_000}).json()["outputs"]) == 90_000
+
+
 # --- Cancelling
 
 
@@ -261,6 +294,16 @@ def test_a_sync_prediction_is_canceled_by_its_id(agent: NewAgent, kserve: ModelS
     assert Task.objects.get().status == "canceled"
 
 
+def test_a_prediction_whose_answer_drips_is_canceled(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address, worker=True)
+    task_id = here.submit("moods", {"mood": "stream", "count": 100, "pause": 0.2})
+    until(kserve.calls)
+    time.sleep(1)
+    assert here.cancel(task_id).status_code == 202
+    until(lambda: kserve.calls()[-1]["inputs"] == {"mood": "left"}, seconds=3)
+    assert (here.task(task_id)["status"], here.task(task_id)["outputs"]) == ("canceled", None)
+
+
 # --- Model servers that come and go
 
 
@@ -292,23 +335,39 @@ def test_predictions_work_again_after_a_model_server_was_stopped(agent: NewAgent
     print(f"\na stopped model server is reported after {took:.1f} s")
 
 
-def test_a_prediction_bridges_the_restart_of_a_model_server(agent: NewAgent, own_kserve: NewModelServer) -> None:
-    """Nothing was sent while connections were refused, so it is certainly safe to try again."""
+def test_no_prediction_runs_twice_while_model_servers_come_and_go(agent: NewAgent, own_kserve: NewModelServer) -> None:
     kserve = own_kserve()
     here = agent(kserve.address)
-    assert_predicts(here, times=2)
-    kserve.stop()
+    assert_predicts(here, times=8)
     kserve.forget_calls()
-    restart = threading.Timer(0.0, kserve.start)
-    began = time.monotonic()
-    restart.start()
-    answers = []
-    while not answers or answers[-1].status_code != 200:
-        assert time.monotonic() - began < 60, answers[-1].text
-        answers.append(here.predict("iris", {"instances": [FLOWER]}))
-    restart.join()
-    assert len(kserve.calls()) == 1
-    assert all(answer.status_code in (200, 502) for answer in answers)
+    over = threading.Event()
+
+    def keep_asking(caller: int) -> list[tuple[str, requests.Response]]:
+        answers = []
+        while not over.is_set():
+            name = f"{caller}/{len(answers)}"
+            answers.append((name, here.predict("moods", {"mood": "sleep", "seconds": 0.05, "name": name})))
+        return answers
+
+    with ThreadPoolExecutor(8) as pool:
+        callers = [pool.submit(keep_asking, number) for number in range(8)]
+        try:
+            for end in (kserve.stop, kserve.kill):
+                time.sleep(1)
+                end()
+                kserve.start()
+            time.sleep(1)
+        finally:
+            over.set()
+        answers = [answer for caller in callers for answer in caller.result(60)]
+    ran = Counter(call["inputs"]["name"] for call in kserve.calls())
+    assert set(ran.values()) == {1}
+    statuses = Counter(answer.status_code for _, answer in answers)
+    assert set(statuses) <= {200, 502}
+    assert statuses[200] > 100
+    assert all(name in ran for name, answer in answers if answer.status_code == 200)
+    assert not Task.objects.unfinished().exists()
+    print(f"\n{dict(statuses)} through a SIGTERM and a kill -9")
 
 
 def test_a_prediction_lost_with_its_model_server_is_not_run_again(agent: NewAgent, own_kserve: NewModelServer) -> None:
@@ -321,11 +380,32 @@ def test_a_prediction_lost_with_its_model_server_is_not_run_again(agent: NewAgen
         kserve.kill()
         response = sync.result(5)
     assert_error(response, 502, "platform_error")
-    assert response.json()["error"] == "the kserve platform broke the connection"
-    assert here.ended(task_id)["error_info"] == "the kserve platform broke the connection"
+    assert here.ended(task_id)["status"] == "failed"
+    assert here.ended(task_id)["error_info"] == response.json()["error"]
     kserve.start()
     assert_predicts(here)
     assert len(kserve.calls()) == 3
+
+
+def test_a_prediction_whose_connection_breaks_is_not_repeated(agent: NewAgent, kserve: ModelServer) -> None:
+    """The model server is there all the time and would take it again."""
+    proxy = Proxy(kserve.address)
+    try:
+        here = agent(proxy.address, worker=True)
+        with ThreadPoolExecutor() as pool:
+            sync = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 2})
+            task_id = here.submit("moods", {"mood": "sleep", "seconds": 2})
+            until(lambda: len(kserve.calls()) == 2)
+            proxy.cut()
+            proxy.mend()
+            assert_error(sync.result(20), 502, "platform_error")
+        assert here.ended(task_id)["status"] == "failed"
+        time.sleep(1)
+        assert len(kserve.calls()) == 2
+        assert_predicts(here, times=4)
+        assert here.ended(here.submit("iris", {"instances": [FLOWER]}))["status"] == "succeeded"
+    finally:
+        proxy.close()
 
 
 def test_a_connection_that_was_closed_while_idle_is_replaced(agent: NewAgent, own_kserve: NewModelServer) -> None:
@@ -338,6 +418,62 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(agent: NewAgent, ow
     assert len(kserve.calls()) == 8
 
 
+# --- Streams and documentation
+
+
+def generate(agent: Agent, inputs: dict[str, Any], **headers: str) -> requests.Response:
+    body = {"model_name": "moods", "inputs": inputs}
+    return agent.session.post(f"{agent.web.url}/v1/generate", json=body, headers=headers, stream=True, timeout=30)
+
+
+def test_a_real_model_streams_through_the_agent(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address)
+    began = time.monotonic()
+    with generate(here, {"mood": "stream", "count": 3, "pause": 1}) as response:
+        lines = response.iter_lines(chunk_size=1)
+        assert json.loads(next(lines)) == {"id": 0, "data": "tok0 "}
+        assert time.monotonic() - began < 0.9, "it is relayed the moment it comes"
+        assert here.task(response.headers["X-Task-ID"])["status"] == "running"
+        assert [json.loads(line) for line in lines] == [{"id": 1, "data": "tok1 "}, {"id": 2, "data": "tok2 "}]
+    until(lambda: here.task(response.headers["X-Task-ID"])["status"] == "succeeded")
+    assert here.task(response.headers["X-Task-ID"])["outputs"] == "tok0 tok1 tok2 "
+    seen = kserve.calls()[0]["headers"]
+    assert (seen["content-type"], seen["host"]) == ("application/json", "moods.default.example.com")
+    with generate(here, {"mood": "stream", "count": 2}, Accept="text/event-stream") as events:
+        assert events.headers["Content-Type"].startswith("text/event-stream")
+        assert events.text.startswith("id: 0\ndata: tok0 \n\nid: 1\ndata: tok1 \n\n")
+
+
+def test_a_real_stream_that_dies_is_a_failed_task(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address)
+    with generate(here, {"mood": "stream", "count": 5, "break_at": 2}) as response:
+        messages = [json.loads(line) for line in response.iter_lines()]
+    assert [message["data"] for message in messages[:2]] == ["tok0 ", "tok1 "]
+    assert messages[-1]["code"] == "platform_error"
+    until(lambda: here.task(response.headers["X-Task-ID"])["status"] == "failed")
+    with generate(here, {"mood": "failing", "kind": "invalid", "message": "send a prompt"}) as response:
+        assert_error(response, 400, "invalid_inputs")
+        assert response.json()["error"] == "send a prompt"
+
+
+@pytest.mark.parametrize("how", ["the caller leaves", "the task is canceled"])
+def test_a_real_stream_that_nobody_wants_ends_at_the_model_too(agent: NewAgent, kserve: ModelServer, how: str) -> None:
+    here = agent(kserve.address)
+    with generate(here, {"mood": "stream", "count": 200, "pause": 0.1}) as response:
+        next(response.iter_lines(chunk_size=1))
+        if how == "the task is canceled":
+            assert here.cancel(response.headers["X-Task-ID"]).status_code == 202
+            assert len(list(response.iter_lines())) < 100
+    until(lambda: kserve.calls()[-1]["inputs"] == {"mood": "left"}, seconds=5)
+    until(lambda: here.task(response.headers["X-Task-ID"])["status"] == "canceled", seconds=5)
+
+
+def test_this_model_server_documents_no_inputs(agent: NewAgent, kserve: ModelServer) -> None:
+    here = agent(kserve.address)
+    url = f"{here.web.url}/v1/docs"
+    assert_error(here.session.get(url, params={"model_name": "iris"}, timeout=30), 400, "unsupported")
+
+
 # --- The peer itself, as the platform's adapter takes it to be
 
 
@@ -348,9 +484,9 @@ def test_this_model_server_streams_as_the_adapter_expects(kserve: ModelServer) -
         began = time.monotonic()
         with session.post(url, json={"mood": "stream", "count": 3, "pause": 0.5}, stream=True, timeout=30) as answer:
             lines = answer.iter_lines()
-            assert next(lines) == b'{"id": 0, "data": "tok0"}'
+            assert next(lines) == b'{"id": 0, "data": "tok0 "}'
             assert time.monotonic() - began < 0.5
-            assert list(lines) == [b'{"id": 1, "data": "tok1"}', b'{"id": 2, "data": "tok2"}']
+            assert list(lines) == [b'{"id": 1, "data": "tok1 "}', b'{"id": 2, "data": "tok2 "}']
         assert (answer.headers.get("Content-Type"), answer.headers["Transfer-Encoding"]) == (None, "chunked")
 
         with session.post(url, json={"mood": "stream", "break_at": 1}, stream=True, timeout=30) as broken:
