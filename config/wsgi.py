@@ -1,6 +1,7 @@
 """The WSGI application that gunicorn serves; wrong settings stop it here, before the first request."""
 
 import os
+from io import StringIO
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -8,4 +9,4 @@ from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 
 application = get_wsgi_application()
-call_command("check", fail_level="ERROR", verbosity=0)
+call_command("check", fail_level="ERROR", stdout=StringIO())  # wrong settings are raised
