@@ -45,7 +45,6 @@ class Reply:
     def pieces(self) -> Iterator[bytes]:
         """The body, each piece the moment it comes."""
         while piece := self._raw.read1(PIECE_BYTES, decode_content=True):
-            self._call.check()
             yield piece
         self._call.check()  # a connection that was broken from here also just ends
 
@@ -78,7 +77,9 @@ class Reply:
             rest += piece
             if b"\n" in piece:
                 *whole, rest = rest.split(b"\n")
-                yield from map(_line, whole)
+                for line in whole:
+                    self._call.check()
+                    yield _line(line)
             if len(rest) > LONGEST_LINE_BYTES:
                 raise AnswerTooLarge("the platform's stream has a line that is too long")
         if rest:
