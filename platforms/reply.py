@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -86,15 +85,10 @@ class Reply:
             yield _line(rest)
 
 
-# Floats that Python reads as infinity, which JSON cannot say again.
-_MAYBE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
-
-
 def loads(content: bytes | bytearray) -> Any:
     """JSON as platforms write it: NaN and infinite numbers become None. Raises ValueError."""
-    parse_float = _finite if _MAYBE_HUGE.search(content) else None
     try:
-        return json.loads(content, parse_constant=lambda _: None, parse_float=parse_float)
+        return json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -128,6 +122,7 @@ def is_html(text: str) -> bool:
 
 
 def _finite(text: str) -> float | None:
+    """Python reads 1e999 as infinity, which JSON cannot say again."""
     return number if math.isfinite(number := float(text)) else None
 
 
