@@ -9,7 +9,8 @@ import os
 
 import environ
 
-environ.Env.read_env(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".env"))
+_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+environ.Env.read_env(os.environ.get("ENV_FILE") or os.path.join(_root, ".env"))
 
 bind = os.environ.get("BIND") or os.environ.get("HTTP_SERVER_ADDRESS") or "0.0.0.0:8000"
 worker_class = "gevent"

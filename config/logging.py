@@ -23,7 +23,8 @@ def configure(settings: dict[str, Any]) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": sys.stderr}},
             "root": {"handlers": ["stderr"], "level": settings["level"]},
             "loggers": {
-                "rq": {"level": "WARNING", "propagate": True},
+                "rq": {"level": "WARNING"},
+                "rq.worker": {"level": "WARNING"},
                 "urllib3.connectionpool": {"level": "ERROR"},
                 "django.request": {"level": "CRITICAL"},
             },

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
 env = environ.Env()
-env.read_env(BASE_DIR / ".env")
+env.read_env(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
 
 
 def _names(variable: str) -> list[str]:
@@ -71,12 +72,22 @@ ENABLE_PERIODIC_CHECK = env.bool("ENABLE_PERIODIC_CHECK", default=True)
 WEBHOOK_SERVER_ADDRESS = env.str("WEBHOOK_SERVER_ADDRESS", default="")
 WEBHOOK_APIKEY = env.str("WEBHOOK_APIKEY", default="")
 UPLOAD_WEBHOOK_ADDRESS = env.str("UPLOAD_WEBHOOK_ADDRESS", default="")
+MAX_UPLOAD_SIZE = env.int("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
+
+
+def _own_address() -> str:
+    """This agent as another host reaches it, as far as that can be known from here."""
+    host, _, port = HTTP_SERVER_ADDRESS.rpartition(":")
+    return f"{socket.gethostname() if host in ('', '0.0.0.0', '[::]') else host}:{port}"
+
+
+UPLOAD_BASE_URL = (UPLOAD_WEBHOOK_ADDRESS or _own_address()).rstrip("/")
+if "://" not in UPLOAD_BASE_URL:
+    UPLOAD_BASE_URL = f"http://{UPLOAD_BASE_URL}"
 TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "predictions.recorder.Nobody"
 
 # --- The platforms: each entry of PLATFORMS is a class of `platforms` and what its constructor takes
-ML_PLATFORM = {"k8s-plugin": "k8s"}.get(
-    _platform := env.str("ML_PLATFORM", default="local").strip().lower(), _platform
-)
+ML_PLATFORM = {"k8s-plugin": "k8s"}.get(_platform := env.str("ML_PLATFORM", default="local").strip().lower(), _platform)
 LOCAL_PREDICTOR = env.str("LOCAL_PREDICTOR", default="examples.iris:predict")
 KSERVE_VERSION = env.str("KSERVE_VERSION", default="0.13.1")
 KSERVE_ADDRESS = env.str("KSERVE_ADDRESS", default="")
@@ -145,6 +156,7 @@ PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
 # --- Django itself
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -186,7 +198,10 @@ TEMPLATES = [
     }
 ]
 
-DATABASE_URL = env.str("DATABASE_URL", default="") or f"sqlite:///{VAR_DIR / 'agent.sqlite3'}"
+DATABASE_URL = env.str("DATABASE_URL", default="")
+if not DATABASE_URL:
+    VAR_DIR.mkdir(exist_ok=True)
+    DATABASE_URL = f"sqlite:///{VAR_DIR / 'agent.sqlite3'}"
 DATABASE_POOL_SIZE = env.int("DATABASE_POOL_SIZE", default=20)
 DATABASES: dict[str, dict[str, Any]] = {"default": env.db_url_config(DATABASE_URL)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -197,6 +212,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=30000;",
     )
     DATABASES["default"]["CONN_MAX_AGE"] = None
+    DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}  # a file: memory is not shared by processes
 else:
     # A connection is borrowed for a query, not for a prediction: twenty carry thousands that wait.
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
@@ -220,6 +236,28 @@ STATIC_ROOT = env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))
 WHITENOISE_USE_FINDERS = not PRODUCTION
 MEDIA_ROOT = env.str("MEDIA_ROOT", default=str(VAR_DIR / "media"))
 MEDIA_URL = "/media/"
+AWS_BUCKET = env.str("AWS_BUCKET", default="")
+STORAGES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+if AWS_BUCKET:
+    STORAGES["default"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": AWS_BUCKET,
+            "access_key": env.str("AWS_ACCESS_KEY_ID", default="") or None,
+            "secret_key": env.str("AWS_SECRET_ACCESS_KEY", default="") or None,
+            "region_name": env.str("AWS_REGION", default="") or None,
+            "endpoint_url": env.str("AWS_ENDPOINT_URL", default="") or None,
+            "addressing_style": "path",
+            "signature_version": "s3v4",
+            "file_overwrite": False,
+            "querystring_auth": True,
+            "querystring_expire": int(min(TASK_RETENTION, timedelta(days=7)).total_seconds()),
+            "object_parameters": {"ContentDisposition": "attachment"},
+        },
+    }
 
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("SECURE_COOKIES", default=PRODUCTION)
@@ -232,7 +270,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["predictions.api.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["predictions.api.authentication.MayCall"],
     "DEFAULT_PARSER_CLASSES": ["predictions.api.requests.JSONBodyParser"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["predictions.api.requests.JSONAnswer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "predictions.api.requests.AlwaysJSON",
     "EXCEPTION_HANDLER": "predictions.api.errors.answer",
     "UNAUTHENTICATED_USER": None,

@@ -4,8 +4,8 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-from django.core.management import call_command  # noqa: E402
-from django.core.wsgi import get_wsgi_application  # noqa: E402
+from django.core.management import call_command
+from django.core.wsgi import get_wsgi_application
 
 application = get_wsgi_application()
 call_command("check", fail_level="ERROR", verbosity=0)

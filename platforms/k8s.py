@@ -1,4 +1,4 @@
-"""A plain Kubernetes service that answers `/v1/predict`. The agent's own API has this shape: agents can be chained."""
+"""A plain Kubernetes service that answers `/v1/predict`; the agent's own API has this shape: agents chain."""
 
 from typing import Any
 

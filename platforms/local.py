@@ -49,7 +49,7 @@ class Local(Platform):
         interruption = _Interruption()
         try:
             with call.closing(interruption.interrupt), interruption:
-                outputs = self._predict(prediction.model_name, prediction.inputs)
+                outputs = self._predict(prediction.model_name, prediction.inputs_alone())
         except _Interrupted:
             call.check()
             raise PlatformError("the predictor was interrupted") from None

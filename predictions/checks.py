@@ -6,7 +6,8 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
 
 NEEDED = {
     "kserve": ["KSERVE_ADDRESS"],
@@ -101,14 +102,12 @@ def _environment() -> list[CheckMessage]:
             _error("E021", "SECRET_KEY is the default in production", "Set a random text of 50 characters or more.")
         )
     if not settings.ALLOWED_HOSTS:
-        found.append(
-            _error("E022", "ALLOWED_HOSTS is empty in production", "Set the host names that callers use.")
-        )
+        found.append(_error("E022", "ALLOWED_HOSTS is empty in production", "Set the host names that callers use."))
     if settings.DEBUG:
         found.append(_error("E023", "DEBUG is on in production", "Set DEBUG=false: it shows tracebacks."))
     if not settings.WEBHOOK_APIKEY and settings.WEBHOOK_SERVER_ADDRESS:
         found.append(
-            Warning(
+            checks.Warning(
                 "WEBHOOK_SERVER_ADDRESS is set without WEBHOOK_APIKEY",
                 hint="A record service of this kind refuses clients without its key.",
                 id="agent.W001",

@@ -3,8 +3,10 @@
 import json
 import logging
 import time
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -13,6 +15,7 @@ from django.db import connection
 from platforms import (
     Call,
     CallStopped,
+    Chunk,
     Platform,
     PlatformError,
     Prediction,
@@ -27,8 +30,11 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordRefused, RecordUnavailable
+from predictions.uploads import upload_address
 
 logger = logging.getLogger(__name__)
+
+STREAM_TEXT_LIMIT = 1_000_000
 
 
 class TaskCanceled(Exception):
@@ -59,7 +65,7 @@ def predict(task: Task) -> Task:
     Raises PlatformError once the failure is recorded, TaskCanceled, RecordUnavailable and RecordRefused.
     """
     lifecycle.create(task)
-    call = Call(timeout_seconds=settings.TASK_TIMEOUT, request_id=request_id())
+    call = _new_call(task, settings.TASK_TIMEOUT)
     with working_on(task_id=task.pk):
         try:
             outcome, error = _ask(task, call)
@@ -80,19 +86,82 @@ def predict(task: Task) -> Task:
     return task
 
 
+def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk, None, None]:
+    """Creates the task as `running` and yields each piece the moment it comes; then the task has ended.
+
+    The text of the pieces, up to STREAM_TEXT_LIMIT characters, becomes the task's outputs. When the caller is gone, or
+    the generator is closed, the platform's side is ended and the task `canceled`. Raises as `predict`.
+    """
+    lifecycle.create(task)
+    call = _new_call(task, settings.TASK_TIMEOUT)
+    ids = {"task_id": task.pk, "request_id": request_id()}
+    text = _Text()
+    started = time.monotonic()
+    try:
+        with in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()):
+            _release_connection()
+            for chunk in platform_of(task).stream(_prediction_of(task), call):
+                text.add(chunk.data)
+                yield chunk
+        lifecycle.succeed(task, text.value(), time.monotonic() - started)
+    except (CallStopped, GeneratorExit, InvalidTransition) as stopped:
+        logger.info("the stream was ended from here: the task is canceled", extra=ids)
+        with suppress(InvalidTransition):
+            lifecycle.cancel(task)
+        if isinstance(stopped, GeneratorExit):
+            raise
+        raise TaskCanceled(task.pk) from stopped
+    except PlatformError as error:
+        logger.info("the stream failed: %s", error, extra=ids)
+        with suppress(InvalidTransition):
+            lifecycle.fail(task, str(error), running_time=time.monotonic() - started, by_run=True)
+        raise
+    except RecordUnavailable:
+        logger.error("the stream ended, but its record could not be written", extra=ids)
+        raise
+    except Exception:  # a defect of ours: the record must not stay `running` because of it
+        with suppress(InvalidTransition):
+            lifecycle.fail(task, "internal error")
+        raise
+
+
+class _Text:
+    """What was streamed, as far as it is kept."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._left = STREAM_TEXT_LIMIT
+
+    def add(self, piece: str) -> None:
+        if self._left > 0:
+            self._pieces.append(piece[: self._left])
+            self._left -= len(piece)
+
+    def value(self) -> str:
+        return "".join(self._pieces)
+
+
+def describe(platform_name: str, model_name: str) -> Any:
+    """The model's own description of its inputs, from the platform. Raises PlatformError."""
+    platform = get_platform(platform_name, settings.PLATFORMS)
+    return platform.docs(model_name, Call(timeout_seconds=platform.timeout_seconds, request_id=request_id()))
+
+
 def run(
     task_id: str,
     *,
     run_id: str,
     attempt: int,
     attempts: int,
-    call: Call,
+    timeout_seconds: float,
     kept: str | None,
+    on_call: Callable[[Call], None],
 ) -> None:
     """A worker's turn at a task: run it, or only write down what an earlier turn `kept`.
 
-    An ended or canceled task is left alone; one that already had its `attempts` fails. An outcome that cannot be
-    written is kept with the job. Raises RecordUnavailable, and CallStopped when the worker shuts down.
+    `on_call` is given the call before it begins, to stop it by. An ended or canceled task is left alone; one that
+    already had its `attempts` fails. An outcome that cannot be written is kept with the job. Raises
+    RecordUnavailable, and CallStopped when the worker shuts down.
     """
     if kept is not None:
         _write_kept(task_id, Outcome(**json.loads(kept)))
@@ -109,6 +178,8 @@ def run(
     if attempt > attempts:
         give_up(task_id, f"its worker was lost {attempts} times")
         return
+    call = _new_call(task, timeout_seconds)
+    on_call(call)
     try:
         outcome, _ = _ask(task, call)
     except CallStopped as stopped:
@@ -132,19 +203,46 @@ def give_up(task_id: str, why: str) -> None:
             logger.info("task ended by itself")
 
 
+def _new_call(task: Task, timeout_seconds: float) -> Call:
+    """The platform's call for a task; what an earlier attempt submitted is waited for, not submitted again."""
+
+    def submitted(upstream_id: str) -> None:
+        try:
+            lifecycle.note_upstream(task, upstream_id)
+        except InvalidTransition as ended:
+            raise CallStopped(StopReason.CANCELED) from ended
+        _release_connection()
+
+    return Call(
+        timeout_seconds=timeout_seconds,
+        request_id=request_id(),
+        upstream_id=task.upstream_id,
+        on_submitted=submitted,
+        on_upstream_cancel=partial(lifecycle.note_upstream_cancel, task),
+    )
+
+
 def _ask(task: Task, call: Call) -> tuple[Outcome, PlatformError | None]:
     """Calls the platform, without a database connection in hand. Raises CallStopped."""
-    prediction = Prediction(task.model_name, task.inputs or {}, model_version=task.model_version)
     _release_connection()
     started = time.monotonic()
     try:
         with in_flight(task.pk, call):
-            result = platform_of(task).predict(prediction, call)
+            result = platform_of(task).predict(_prediction_of(task), call)
     except PlatformError as error:
         logger.info("the prediction failed: %s", error)
         return Outcome(task.run_id, time.monotonic() - started, error_info=str(error)), error
     seconds = result.running_time if result.running_time is not None else time.monotonic() - started
     return Outcome(task.run_id, seconds, outputs=result.outputs), None
+
+
+def _prediction_of(task: Task) -> Prediction:
+    return Prediction(
+        task.model_name,
+        task.inputs or {},
+        model_version=task.model_version,
+        upload_webhook=upload_address(task.pk),
+    )
 
 
 def _release_connection() -> None:

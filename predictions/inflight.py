@@ -7,7 +7,7 @@ web and worker processes on any host, and a failover loses none.
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from platforms import Call, StopReason
@@ -19,15 +19,21 @@ LOOK_EVERY_SECONDS = 0.5
 
 _lock = threading.Lock()
 _calls: dict[str, Call] = {}
+_wanted: dict[str, Callable[[], bool]] = {}
 _watch: threading.Thread | None = None
 
 
 @contextmanager
-def in_flight(task_id: str, call: Call) -> Iterator[None]:
-    """Inside the block the call can be stopped by its task's id, from any process, and ends at its deadline."""
+def in_flight(task_id: str, call: Call, *, is_wanted: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Inside the block the call can be stopped by its task's id, from any process, and ends at its deadline.
+
+    `is_wanted` is asked at every look; a call that nobody wants any more is stopped as canceled.
+    """
     global _watch
     with _lock:
         _calls[task_id] = call
+        if is_wanted is not None:
+            _wanted[task_id] = is_wanted
         if _watch is None:
             _watch = threading.Thread(target=_keep_watch, name="inflight-watch", daemon=True)
             _watch.start()
@@ -37,6 +43,7 @@ def in_flight(task_id: str, call: Call) -> Iterator[None]:
         with _lock:
             if _calls.get(task_id) is call:
                 del _calls[task_id]
+                _wanted.pop(task_id, None)
 
 
 def stop(task_id: str, reason: StopReason) -> bool:
@@ -61,8 +68,12 @@ def _keep_watch() -> None:
                 _watch = None
                 return
             calls = list(_calls.values())
+            wanted = list(_wanted.items())
         if calls:
             seen = _stop_canceled(seen)
+            for task_id, is_wanted in wanted:
+                if not is_wanted():
+                    stop(task_id, StopReason.CANCELED)
             for call in calls:
                 if call.reason is None and time.monotonic() >= call.deadline:
                     call.stop(StopReason.TIMEOUT)

@@ -1,6 +1,6 @@
 """What a worker calls: the bridge between a job of the queue and the task of the same id."""
 
-from platforms import Call, CallStopped, StopReason
+from platforms import CallStopped, StopReason
 from predictions import execution
 from predictions.context import working_on
 from predictions.queue import queue
@@ -11,8 +11,6 @@ from predictions.recorder import RecordUnavailable
 def run_prediction(task_id: str) -> None:
     """Runs the task's prediction, or writes down what an earlier run of this job kept."""
     run = current_run()
-    call = Call(timeout_seconds=run.remaining())
-    run.on_stop = lambda reason: call.stop(StopReason(reason))
     with working_on(task_id=task_id):
         try:
             execution.run(
@@ -20,8 +18,9 @@ def run_prediction(task_id: str) -> None:
                 run_id=run.execution_id,
                 attempt=run.attempt,
                 attempts=queue.MAX_ATTEMPTS,
-                call=call,
+                timeout_seconds=run.remaining(),
                 kept=run.outcome,
+                on_call=lambda call: run.stops(lambda reason: call.stop(StopReason(reason))),
             )
         except RecordUnavailable as error:
             raise RetryLater from error

@@ -107,6 +107,25 @@ def cancel(task: Task, *, only_from: str | None = None) -> None:
     _end(task, Status.CANCELED, only_from=only_from)
 
 
+def note_upstream(task: Task, upstream_id: str) -> None:
+    """Keeps the platform's id of the prediction, for a later attempt to wait for it and for the operators.
+
+    Raises InvalidTransition when the task was canceled or given to another run, and RecordUnavailable.
+    """
+    with database_errors():
+        held = Task.objects.filter(pk=task.pk, status=Status.RUNNING, run_id=task.run_id)
+        if not held.update(upstream_id=upstream_id[:200], updated_at=now()):
+            raise InvalidTransition(task.pk, Status.RUNNING)
+    task.upstream_id = upstream_id
+
+
+def note_upstream_cancel(task: Task, what_came_of_it: str) -> None:
+    """Keeps what came of canceling the prediction on the platform; the one note that an ended task takes."""
+    logger.info("upstream job %s: %s", task.upstream_id, what_came_of_it, extra={"task_id": task.pk})
+    with suppress(RecordUnavailable), database_errors():
+        Task.objects.filter(pk=task.pk).update(upstream_cancel=what_came_of_it[:100])
+
+
 def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     """What a client of the record service says of a task; the same said twice changes nothing and is no error.
 
@@ -128,9 +147,7 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     return task
 
 
-def _end(
-    task: Task, status: Task.Status, *, by_run: bool = False, only_from: str | None = None, **fields: Any
-) -> None:
+def _end(task: Task, status: Task.Status, *, by_run: bool = False, only_from: str | None = None, **fields: Any) -> None:
     """The conditional UPDATE that decides every race; zero rows means that someone else was first."""
     movable = Q(pk=task.pk, status__in=(only_from,) if only_from else COMES_FROM[status])
     if by_run:
@@ -173,4 +190,4 @@ def report_ended(task: Task) -> None:
 
 def _is_ours(agent: str) -> bool:
     """Whether this process's agent looks after the task; what others report here is not passed on."""
-    return agent == settings.TASK_TYPE_NAME
+    return bool(agent == settings.TASK_TYPE_NAME)

@@ -6,15 +6,15 @@ run finds nothing left to change.
 
 import logging
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Q, QuerySet
-from django.db.models.functions import Coalesce
-from django.utils.timezone import now, timedelta
+from django.db.models import Q
+from django.utils.timezone import now
 
-from predictions import jobs, lifecycle
+from predictions import jobs, lifecycle, uploads
 from predictions.lifecycle import InvalidTransition, database_errors
-from predictions.models import Task
+from predictions.models import Task, TaskQuerySet
 from predictions.queue import queue
 from predictions.recorder import RecordUnavailable
 
@@ -49,12 +49,12 @@ def init_check() -> Summary:
     too_old = now() - timedelta(seconds=settings.TASK_TIMEOUT)
     unfinished = _ours().unfinished()
     with database_errors():
-        tasks = list(unfinished.annotate(since=Coalesce("started_at", "created_at")).defer("inputs", "outputs"))
+        tasks = list(unfinished.defer("inputs", "outputs"))
     known = queue.unfinished_ids()
     for task in tasks:
         if task.pk in known:
             continue
-        if task.since < too_old:
+        if (task.started_at or task.created_at) < too_old:
             summary.failed += _fail(task, "the task was lost: nothing worked on it any more")
         elif task.status == Task.Status.PENDING:
             queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
@@ -94,7 +94,10 @@ def purge_tasks() -> Summary:
             batch = list(old.order_by("ended_at").values_list("pk", flat=True)[:PURGE_BATCH])
             if not batch:
                 break
+            uploads.delete_files_of(batch)
             summary.purged += Task.objects.ended().filter(pk__in=batch).delete()[0]
+    with database_errors():
+        uploads.delete_files_before(now() - settings.TASK_RETENTION)
     logger.info("purge: %s", summary)
     return summary
 
@@ -114,7 +117,7 @@ def report_unreported() -> int:
     return reported
 
 
-def _ours() -> QuerySet[Task]:
+def _ours() -> TaskQuerySet:
     ours = Q(agent=settings.TASK_TYPE_NAME)
     if settings.MODEL_NAME:
         ours &= Q(model_name=settings.MODEL_NAME)

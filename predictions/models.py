@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.utils.timezone import now
@@ -15,6 +15,10 @@ def new_task_id() -> str:
 class JSONText(models.TextField):  # type: ignore[type-arg]
     """JSON kept as the text it came as: the same on every database, and safe for what `jsonb` refuses (`\\u0000`)."""
 
+    if TYPE_CHECKING:
+        _pyi_private_set_type: Any
+        _pyi_private_get_type: Any
+
     def from_db_value(self, value: str | None, expression: object, connection: object) -> Any:
         return None if value is None else json.loads(value)
 
@@ -22,7 +26,7 @@ class JSONText(models.TextField):  # type: ignore[type-arg]
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
-class TaskQuerySet(models.QuerySet):  # type: ignore[type-arg]
+class TaskQuerySet(models.QuerySet["Task"]):
     def unfinished(self) -> "TaskQuerySet":
         return self.filter(status__in=UNFINISHED)
 
@@ -64,6 +68,12 @@ class Task(models.Model):
     run_id = models.CharField(
         max_length=64, blank=True, default="", help_text="The run that may still write; older ones are refused."
     )
+    upstream_id = models.CharField(
+        "upstream job", max_length=200, blank=True, default="", help_text="The platform's own id of the prediction."
+    )
+    upstream_cancel = models.CharField(
+        "upstream cancel", max_length=100, blank=True, default="", help_text="What came of canceling it there."
+    )
     unreported = models.BooleanField(
         default=False, help_text="The record service at WEBHOOK_SERVER_ADDRESS has not heard the last change yet."
     )
@@ -76,6 +86,8 @@ class Task(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        default_permissions = ["view"]
+        permissions = [("cancel_task", "Can cancel tasks")]
         indexes = [
             models.Index(fields=["-created_at"], name="task_newest"),
             models.Index(fields=["status", "-created_at"], name="task_status_newest"),
@@ -96,6 +108,21 @@ class Task(models.Model):
     @property
     def is_ended(self) -> bool:
         return self.status in ENDED
+
+
+class Upload(models.Model):
+    """A file that a model sent here, kept as long as its task."""
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, null=True, related_name="uploads")
+    name = models.CharField(max_length=200, unique=True, help_text="Where the storage keeps it.")
+    size = models.BigIntegerField(help_text="Bytes.")
+    created_at = models.DateTimeField(default=now, db_index=True)
+
+    class Meta:
+        default_permissions = ["view"]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 UNFINISHED = (Task.Status.PENDING, Task.Status.RUNNING)

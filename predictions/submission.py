@@ -1,11 +1,13 @@
 """Taking tasks in and out of the queue: submit, cancel, cancel what waits."""
 
 import logging
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 
+from platforms import Chunk
 from predictions import execution, jobs, lifecycle
 from predictions.lifecycle import InvalidTransition, database_errors
 from predictions.models import Task, new_task_id
@@ -48,9 +50,7 @@ def new_task(
     )
 
 
-def predict(
-    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = ""
-) -> Task:
+def predict(*, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "") -> Task:
     """Runs a prediction while the caller waits. Raises as execution.predict."""
     task = new_task(
         model_name=model_name,
@@ -62,9 +62,34 @@ def predict(
     return execution.predict(task)
 
 
-def submit(
-    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = ""
-) -> Task:
+def stream(
+    *,
+    model_name: str,
+    inputs: dict[str, Any],
+    model_version: str = "",
+    user_id: str = "",
+    caller_is_gone: Callable[[], bool],
+) -> tuple[Task, Generator[Chunk, None, None]]:
+    """A task and the pieces of its streamed prediction, which begins with the first one asked for.
+
+    Raises as execution.stream, from the first piece on.
+    """
+    task = new_task(
+        model_name=model_name,
+        inputs=inputs,
+        model_version=model_version,
+        user_id=user_id,
+        status=Task.Status.RUNNING,
+    )
+    return task, execution.stream(task, caller_is_gone=caller_is_gone)
+
+
+def describe(model_name: str) -> Any:
+    """The model's description of its inputs, from this agent's platform. Raises PlatformError."""
+    return execution.describe(settings.ML_PLATFORM, model_name)
+
+
+def submit(*, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "") -> Task:
     """Queues a prediction and answers its task.
 
     The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a
@@ -175,7 +200,9 @@ __all__ = [
     "TaskNotFound",
     "cancel",
     "cancel_pending",
+    "describe",
     "get",
     "predict",
+    "stream",
     "submit",
 ]

@@ -102,13 +102,8 @@ def descend(rows: Sequence[Sequence[float]], targets: Sequence[int], class_count
     for _ in range(STEPS):
         guesses = [linear_probabilities(row, coefficients, intercepts) for row in rows]
         for number in range(class_count):
-            errors = [
-                guess[number] - (target == number) for guess, target in zip(guesses, targets, strict=True)
-            ]
-            slopes = [
-                mean([error * value for error, value in zip(errors, column, strict=True)])
-                for column in columns
-            ]
+            errors = [guess[number] - (target == number) for guess, target in zip(guesses, targets, strict=True)]
+            slopes = [mean([error * value for error, value in zip(errors, column, strict=True)]) for column in columns]
             coefficients[number] = [
                 weight - LEARNING_RATE * (slope + PENALTY * weight)
                 for weight, slope in zip(coefficients[number], slopes, strict=True)

@@ -17,6 +17,8 @@ HOW_TO_DELAY = f'Send "delay_seconds" as a number of seconds from 0 to {LONGEST_
 
 weights_in_use = lru_cache(maxsize=1)(read_weights)
 
+STEP_SECONDS = 0.1
+
 
 def predict(model_name: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the species of each flower in `inputs["instances"]`, whatever name the model goes by.
@@ -29,10 +31,16 @@ def predict(model_name: str, inputs: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"The inputs are not a JSON object. {HOW_TO_SEND}")
     flowers = checked_instances(inputs)
     delay = checked_delay(inputs)
-    if delay:
-        time.sleep(delay)
+    wait(delay)
     weights = weights_in_use()
     return {"predictions": [prediction(weights, flower) for flower in flowers]}
+
+
+def wait(seconds: float) -> None:
+    """Sleeps in short steps, between which a canceled prediction can end."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, STEP_SECONDS))
 
 
 def docs(model_name: str) -> dict[str, Any]:
@@ -73,9 +81,7 @@ def checked_instances(inputs: dict[str, Any]) -> list[list[float]]:
     if not isinstance(instances, list):
         raise ValueError(f'"instances" is not a list. {HOW_TO_SEND}')
     if len(instances) > MOST_ROWS:
-        raise ValueError(
-            f'"instances" has {len(instances):,} flowers. Send at most {MOST_ROWS:,} in one request.'
-        )
+        raise ValueError(f'"instances" has {len(instances):,} flowers. Send at most {MOST_ROWS:,} in one request.')
     return [checked_flower(number, instance) for number, instance in enumerate(instances)]
 
 

@@ -41,7 +41,7 @@ def is_one_of(key: str, keys: Iterable[str]) -> bool:
 
 
 class KeyAuthentication(BaseAuthentication):
-    """Recognises a key. A key that nobody has is refused on every route that looks; no key at all is left to MayCall."""
+    """Recognises a key, and refuses one that nobody has; no key at all is left to the permissions."""
 
     def authenticate(self, request: Request) -> tuple[Caller, str] | None:
         key = key_of(request)

@@ -19,6 +19,7 @@ from predictions.submission import AlreadyFinished, NotOurs, QueueFull, QueueUna
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+INTERNAL_ERROR = "internal error: it is in the agent's log under this request's id"
 
 # exception → status, code, sentence (None: the exception's own words). The first that fits counts.
 TABLE: list[tuple[type[Exception], int, str, str | None]] = [
@@ -67,12 +68,11 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
     """The status and body of an exception's answer."""
-    for known, status, code, sentence in TABLE:
-        if isinstance(error, known):
-            break
-    else:
+    row = next((row for row in TABLE if isinstance(error, row[0])), None)
+    if row is None:
         logger.error("internal error", exc_info=error)
-        return 500, {"error": "internal error: it is in the agent's log under this request's id", "code": "internal_error"}
+        return 500, {"error": INTERNAL_ERROR, "code": "internal_error"}
+    _, status, code, sentence = row
     if isinstance(error, exceptions.APIException) and not status:
         status, code = error.status_code, error.default_code
     if status >= 500:
@@ -119,4 +119,4 @@ not_found = _page(404, "not_found", "there is no such route")
 
 def server_error(request: HttpRequest) -> HttpResponse:
     logger.error("internal error", exc_info=True)
-    return _page(500, "internal_error", "internal error: it is in the agent's log under this request's id")(request)
+    return _page(500, "internal_error", INTERNAL_ERROR)(request)

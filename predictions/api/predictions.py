@@ -10,7 +10,8 @@ from predictions.api.serializers import PredictionSerializer, task_object
 UID_LENGTH = 200
 
 
-def _user_id(request: Request) -> str:
+def user_id(request: Request) -> str:
+    """The UID header: whose task it is."""
     return request.headers.get("UID", "")[:UID_LENGTH]
 
 
@@ -20,7 +21,7 @@ class PredictView(APIView):
     def post(self, request: Request) -> Response:
         prediction = PredictionSerializer(data=request.data)
         prediction.is_valid(raise_exception=True)
-        task = submission.predict(**prediction.validated_data, user_id=_user_id(request))
+        task = submission.predict(**prediction.validated_data, user_id=user_id(request))
         return Response(task_object(task))
 
 
@@ -30,5 +31,5 @@ class AsyncPredictView(APIView):
     def post(self, request: Request) -> Response:
         prediction = PredictionSerializer(data=request.data)
         prediction.is_valid(raise_exception=True)
-        task = submission.submit(**prediction.validated_data, user_id=_user_id(request))
+        task = submission.submit(**prediction.validated_data, user_id=user_id(request))
         return Response({"id": task.pk})

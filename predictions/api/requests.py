@@ -6,8 +6,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -61,7 +61,7 @@ def _unchunk(request: HttpRequest) -> None:
     if request.META.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked" and "wsgi.input" in request.META:
         body = request.META["wsgi.input"].read(settings.MAX_REQUEST_BODY + 1)
         request.META["CONTENT_LENGTH"] = str(len(body))
-        request._stream = io.BytesIO(body)  # type: ignore[attr-defined]
+        request._stream = io.BytesIO(body)
 
 
 class JSONBodyParser(BaseParser):
@@ -70,7 +70,7 @@ class JSONBodyParser(BaseParser):
     media_type = "application/json"
 
     def parse(
-        self, stream: BinaryIO, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
         length = int((parser_context or {})["request"].META.get("CONTENT_LENGTH") or 0)
         if length > settings.MAX_REQUEST_BODY:
@@ -85,6 +85,18 @@ class JSONBodyParser(BaseParser):
             raise ParseError(f"the body is not JSON: {error}") from error
 
 
+class JSONAnswer(BaseRenderer):
+    """ASCII JSON: whatever a model answered, half a surrogate pair included, reaches the caller."""
+
+    media_type = "application/json"
+    charset = None
+
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
+    ) -> bytes:
+        return b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
+
+
 def _refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
 
@@ -92,11 +104,12 @@ def _refuse_constant(constant: str) -> Any:
 class AlwaysJSON(BaseContentNegotiation):
     """Answers are JSON whatever `Accept` says; bodies are what `Content-Type` says."""
 
-    def select_parser(self, request: Request, parsers: Sequence[BaseParser]) -> BaseParser | None:
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         given = (request.content_type or "").split(";")[0].strip().lower()
         return next((parser for parser in parsers if parser.media_type == given), None)
 
     def select_renderer(
-        self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        return renderers[0], str(renderers[0].media_type)
+        renderer = next(iter(renderers))
+        return renderer, str(renderer.media_type)

@@ -1,8 +1,8 @@
 """What comes in as a prediction, and what goes out as a task."""
 
+from datetime import datetime
 from typing import Any
 
-from django.utils.timezone import datetime
 from rest_framework import serializers
 
 from predictions.models import Task

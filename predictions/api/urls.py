@@ -2,16 +2,20 @@
 
 from django.urls import path
 
+from predictions.api.docs import DocsView
 from predictions.api.health import LiveView, ReadyView
 from predictions.api.predictions import AsyncPredictView, PredictView
 from predictions.api.queue import DeletePendingView, PauseView, QueueSizeView, UnfinishedView, UnpauseView
+from predictions.api.streaming import GenerateView
 from predictions.api.tasks import CancelView, TaskView
 
 urlpatterns = [
     path("v1/predict", PredictView.as_view(), name="predict"),
     path("async/v1/predict", AsyncPredictView.as_view(), name="async-predict"),
+    path("v1/generate", GenerateView.as_view(), name="generate"),
     path("task/<str:task_id>", TaskView.as_view(), name="task"),
     path("cancel/<str:task_id>", CancelView.as_view(), name="cancel"),
+    path("v1/docs", DocsView.as_view(), name="docs"),
     path("v1/queue_size", QueueSizeView.as_view(), name="queue-size"),
     path("unfinished", UnfinishedView.as_view(), name="unfinished"),
     path("pause", PauseView.as_view(), name="pause"),

@@ -31,13 +31,13 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, redis.ResponseError) and str(error).startswith(_LATER)
 
 
-def get_redis() -> "redis.Redis[bytes]":
+def get_redis() -> redis.Redis:
     """The client every part of this process uses. It connects at its first command."""
     return _client(os.getpid())
 
 
 @lru_cache(maxsize=1)
-def _client(pid: int) -> "redis.Redis[bytes]":
+def _client(pid: int) -> redis.Redis:
     host, port = _address()
     pool = redis.BlockingConnectionPool(
         host=host,
@@ -81,7 +81,7 @@ class SharedConnection(BaseCache):
         super().__init__(params)
 
     @property
-    def _client(self) -> "redis.Redis[bytes]":
+    def _client(self) -> redis.Redis:
         return get_redis()
 
 

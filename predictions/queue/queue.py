@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import redis
 from django.conf import settings
@@ -137,7 +137,7 @@ def unfinished_ids() -> set[str]:
 def archived_ids() -> list[str]:
     """The tasks whose jobs RQ's failed registry holds, oldest first."""
     with _redis_errors():
-        return [_text(task_id) for task_id in get_redis().zrange(_key("failed"), 0, -1)]
+        return [_text(task_id) for task_id in cast(list[bytes], get_redis().zrange(_key("failed"), 0, -1))]
 
 
 def remove_archived(task_id: str) -> None:

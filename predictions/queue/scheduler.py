@@ -21,7 +21,8 @@ class _MaintenanceJob(CronJob):
     """Named after its turn, so a second scheduler's copy of the same turn is refused by Redis."""
 
     def enqueue(self, connection: Any) -> Any:
-        assert self.func is not None and self.interval is not None
+        assert self.func is not None
+        assert self.interval is not None
         queue = Queue(self.queue_name, connection=connection, serializer="rq.serializers.JSONSerializer")
         turn = int(time.time() // self.interval)
         job_id = f"{self.func.__name__}-{turn}"

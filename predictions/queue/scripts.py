@@ -32,7 +32,9 @@ end
 
 # A place in the queue, within the bound. Arguments: job id, the bound, seconds until an unused place lapses.
 # Answers {1 or 0, the queue's size}.
-RESERVE = _PRELUDE + """
+RESERVE = (
+    _PRELUDE
+    + """
 redis.call('ZREMRANGEBYSCORE', reserved, '-inf', now)
 local id, bound, ttl = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 if not redis.call('ZSCORE', reserved, id) then
@@ -41,10 +43,13 @@ if not redis.call('ZSCORE', reserved, id) then
 end
 return {1, size()}
 """
+)
 
 # Saves the job and queues it; a reserved place is used up. Arguments: job id, the bound (-1: none), then the job's
-# fields and values. Answers 1, or 0 where the place had lapsed and the queue is full. Repeating it queues nothing twice.
-ENQUEUE = _PRELUDE + """
+# fields and values. Answers 1, or 0 where the place had lapsed and the queue is full. Repeated, it does nothing.
+ENQUEUE = (
+    _PRELUDE
+    + """
 local id, bound = ARGV[3], tonumber(ARGV[4])
 local had_place = redis.call('ZREM', reserved, id) == 1
 local status = redis.call('HGET', job_key(id), 'status')
@@ -58,9 +63,12 @@ redis.call('SADD', p .. ':queues', queued)
 redis.call('RPUSH', queued, id)
 return 1
 """
+)
 
 # Takes waiting jobs out. Arguments: job ids. Answers how many were waiting.
-REMOVE = _PRELUDE + """
+REMOVE = (
+    _PRELUDE
+    + """
 local removed = 0
 for i = 3, #ARGV do
   local id = ARGV[i]
@@ -72,11 +80,14 @@ for i = 3, #ARGV do
 end
 return removed
 """
+)
 
 # Hands jobs to a worker: from the queue to `wip` with a lease, in one step, so that no job is ever nowhere.
 # Arguments: worker name, lease seconds, the time as RQ writes it, then one new execution id for each job wanted.
 # Answers {paused?, {id, execution id, data, timeout, attempt, outcome}…}; data is nil where the job's hash is gone.
-CLAIM = _PRELUDE + """
+CLAIM = (
+    _PRELUDE
+    + """
 local worker, lease, moment = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 if redis.call('EXISTS', paused, p .. ':suspended') > 0 then return {1} end
 local answer, next_execution = {0}, 6
@@ -105,12 +116,15 @@ end
 if #answer > 1 then redis.call('HSET', p .. ':worker:' .. worker, 'state', 'busy') end
 return answer
 """
+)
 
 # Ends a run. Only the holder of the lease may; answers 0 to anyone else. Arguments: worker name, job id, execution id,
 # the time as RQ writes it, what becomes of the job, seconds that is kept for, seconds the run took, exception text.
 #   finished | failed   into that registry            queued   back to the queue's front
 #   scheduled           again after a wait that grows with each time, `failed` when it has gone on for half a day
-END = _PRELUDE + """
+END = (
+    _PRELUDE
+    + """
 local worker, id, execution, moment = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local becomes, ttl, seconds, exception = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
 if redis.call('ZREM', wip, id .. ':' .. execution) == 0 then return 0 end
@@ -136,24 +150,31 @@ if becomes == 'finished' or becomes == 'failed' then
 end
 return 1
 """
+)
 
 # Extends the leases of a worker's runs. Arguments: worker name, lease seconds, the worker's time to live in seconds,
-# the time as RQ writes it, then `job:execution` of each run. Answers 0 where Redis no longer knows the worker.
-BEAT = _PRELUDE + """
+# the time as RQ writes it, the worker's state, then `job:execution` of each run. Answers 0 where Redis no longer knows
+# the worker.
+BEAT = (
+    _PRELUDE
+    + """
 local worker, lease, ttl, moment = p .. ':worker:' .. ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-for i = 7, #ARGV do redis.call('ZADD', wip, 'XX', now + lease, ARGV[i]) end
+for i = 8, #ARGV do redis.call('ZADD', wip, 'XX', now + lease, ARGV[i]) end
 if redis.call('EXISTS', worker) == 0 then return 0 end
-redis.call('HSET', worker, 'last_heartbeat', moment, 'state', #ARGV > 6 and 'busy' or 'idle')
+redis.call('HSET', worker, 'last_heartbeat', moment, 'state', ARGV[7])
 redis.call('EXPIRE', worker, ttl)
 redis.call('EXPIRE', worker .. ':executions', ttl)
 return 1
 """
+)
 
 # What any worker does once a second for all: due jobs go to the queue, and so do the jobs of workers that are gone,
 # to its front, with `attempt` one higher. Arguments: lease seconds, the attempt that is not given any more.
 # After a silence (nobody ticked: Redis or all workers were away) and after a step of the clock, leases get a second
 # chance first, because their holders may be alive and well. Answers {due, found again}.
-TICK = _PRELUDE + """
+TICK = (
+    _PRELUDE
+    + """
 local lease, last_attempt = tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = tonumber(redis.call('HGET', p .. ':tick:' .. q, 'at') or 0)
 redis.call('HSET', p .. ':tick:' .. q, 'at', now)
@@ -186,9 +207,12 @@ for _, run in ipairs(found) do
 end
 return {#due, #found}
 """
+)
 
 # Every job that is waiting, about to be queued or running. Answers {waiting ids, running ids}.
-UNFINISHED = _PRELUDE + """
+UNFINISHED = (
+    _PRELUDE
+    + """
 local waiting = redis.call('LRANGE', queued, 0, -1)
 for _, key in ipairs({scheduled, reserved}) do
   for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do table.insert(waiting, id) end
@@ -197,20 +221,27 @@ local running = {}
 for _, run in ipairs(redis.call('ZRANGE', wip, 0, -1)) do table.insert(running, string.match(run, '^(.*):[^:]*$')) end
 return {waiting, running}
 """
+)
 
 # Asks whoever runs the task to end it. Arguments: task id.
-STOP = _PRELUDE + """
+STOP = (
+    _PRELUDE
+    + """
 redis.call('ZADD', stops, now, ARGV[3])
 redis.call('ZREMRANGEBYSCORE', stops, '-inf', now - 3600)
 redis.call('EXPIRE', stops, 3600)
 return 1
 """
+)
 
 # The tasks asked to end since a time, and the time now. Arguments: the time of the last look (0: none).
 # Looks five seconds further back than asked, for a replica whose clock is behind.
-STOPS = _PRELUDE + """
+STOPS = (
+    _PRELUDE
+    + """
 return {tostring(now), redis.call('ZRANGEBYSCORE', stops, tonumber(ARGV[3]) - 5, '+inf')}
 """
+)
 
 
 def arguments(queue_name: str, *args: object) -> list[object]:

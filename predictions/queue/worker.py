@@ -80,7 +80,7 @@ class Run:
         self.outcome = outcome
         self.started = time.monotonic()
         self.deadline = self.started + timeout
-        self.on_stop: Callable[[str], None] | None = None
+        self._on_stop: Callable[[str], None] | None = None
         self.stop_reason: str | None = None
         self.stopped_at = 0.0
         self.abandoned = False
@@ -95,12 +95,18 @@ class Run:
         """Seconds the job may still take."""
         return max(0.0, self.deadline - time.monotonic())
 
+    def stops(self, stop: Callable[[str], None]) -> None:
+        """Registers how the job's work is ended: `stop` is called with the reason, at once if it came before."""
+        self._on_stop = stop
+        if self.stop_reason is not None:
+            stop(self.stop_reason)
+
     def stop(self, reason: str) -> None:
         """Tells the job to end. The first reason counts."""
         if self.stop_reason is None:
             self.stop_reason, self.stopped_at = reason, time.monotonic()
-            if self.on_stop is not None:
-                self.on_stop(reason)
+            if self._on_stop is not None:
+                self._on_stop(reason)
 
     def claim_end(self) -> bool:
         with self._end_lock:
@@ -126,9 +132,9 @@ class ThreadWorker(BaseWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._stop_requested = False
         self.concurrency: int = settings.WORKER_CONCURRENCY
         self.shutdown_seconds: float = settings.TASK_TIMEOUT
-        self._free = threading.Semaphore(self.concurrency)
         self._handed: queues.SimpleQueue[Run] = queues.SimpleQueue()
         self._runs: dict[str, Run] = {}
         self._slots = 0
@@ -144,10 +150,11 @@ class ThreadWorker(BaseWorker):
     def _set_connection(self, connection: Any) -> Any:
         return connection  # its timeouts are set in connections.py
 
-    def work(  # type: ignore[override]
+    def work(
         self, burst: bool = False, max_jobs: int | None = None, max_idle_time: int | None = None, **ignored: Any
     ) -> bool:
         """Runs until told to stop; with `burst` until the queue is empty. Whether it ran any job."""
+        self._free = threading.Semaphore(self.concurrency)
         self.register_birth()
         self.subscribe()
         if threading.current_thread() is threading.main_thread():
@@ -200,7 +207,7 @@ class ThreadWorker(BaseWorker):
         while not self._stop_requested and (max_jobs is None or taken < max_jobs):
             wanted = 1 if max_jobs is not None else self.concurrency
             free = self._acquire_slots(wanted)
-            runs = self._claim(free) if free and self._taking else []
+            runs = self._claim(free) if free and self._taking and not self._stop_requested else []
             for _ in range(free - len(runs)):
                 self._free.release()
             for run in runs:
@@ -340,10 +347,11 @@ class ThreadWorker(BaseWorker):
             self._enforce_limits()
 
     def _beat(self) -> None:
+        state = "busy" if self._runs else "idle"
         for queue in self.queues:
             members = [run.member for run in list(self._runs.values()) if run.queue_name == queue.name]
             known = self._script(
-                scripts.BEAT, queue.name, self.name, LEASE_SECONDS, self.worker_ttl + 60, _moment(), *members
+                scripts.BEAT, queue.name, self.name, LEASE_SECONDS, self.worker_ttl + 60, _moment(), state, *members
             )
             if not known:
                 self.register_birth()

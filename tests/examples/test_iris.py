@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,20 +166,36 @@ def test_an_unusable_delay_is_refused_with_what_to_send(delay: object) -> None:
     assert "number of seconds from 0 to 300" in refusal_of({"instances": [SETOSA], "delay_seconds": delay})
 
 
+class Clock:
+    """Time that passes by sleeping alone."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
 @pytest.mark.parametrize("delay", [0.25, 7, 300])
 def test_a_delay_is_waited_for_before_the_answer(delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(model, "time", SimpleNamespace(sleep=waits.append))
+    clock = Clock()
+    monkeypatch.setattr(model, "time", clock)
     answer = predict("iris", {"instances": [SETOSA], "delay_seconds": delay})
-    assert waits == [delay]
+    assert clock.now == pytest.approx(delay)
+    assert max(clock.waits) <= model.STEP_SECONDS
     assert answer["predictions"][0]["species"] == "setosa"
 
 
 def test_bad_instances_are_refused_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(model, "time", SimpleNamespace(sleep=waits.append))
+    clock = Clock()
+    monkeypatch.setattr(model, "time", clock)
     refusal_of({"instances": [[1]], "delay_seconds": 300})
-    assert waits == []
+    assert clock.waits == []
 
 
 def test_the_documented_defaults_are_inputs_that_work() -> None:
@@ -264,9 +279,7 @@ def test_kserve_predicts_as_the_model_does(client: Client) -> None:
     assert (reply.status, reply.json()) == (200, predict("iris", inputs))
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/v1/models/nope"), ("POST", "/v1/models/nope:predict")]
-)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models/nope"), ("POST", "/v1/models/nope:predict")])
 def test_kserve_does_not_find_an_unknown_model(client: Client, method: str, path: str) -> None:
     reply = client.send(method, path)
     assert (reply.status, reply.json()) == (404, {"error": "Model with name nope does not exist."})
@@ -462,9 +475,7 @@ def test_the_connection_is_closed_when_the_caller_asks_for_it(client: Client) ->
         (b"Content-Length: 16777217", b"413"),
     ],
 )
-def test_a_body_of_unknown_or_too_great_length_is_refused(
-    client: Client, header: bytes, status: bytes
-) -> None:
+def test_a_body_of_unknown_or_too_great_length_is_refused(client: Client, header: bytes, status: bytes) -> None:
     head, _, body = client.raw(b"POST /v1/predict HTTP/1.1\r\n" + header + b"\r\n\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert b"Connection: close" in head
@@ -483,10 +494,11 @@ def test_one_slow_request_does_not_hold_up_another(client: Client, monkeypatch: 
     entered, release = threading.Event(), threading.Event()
 
     def wait(seconds: float) -> None:
-        entered.set()
-        release.wait(STUCK)
+        if seconds:
+            entered.set()
+            release.wait(STUCK)
 
-    monkeypatch.setattr(model, "time", SimpleNamespace(sleep=wait))
+    monkeypatch.setattr(model, "wait", wait)
     slow = Client(client.port)
     body = json.dumps({"instances": [SETOSA], "delay_seconds": 300}).encode()
     slow.connection.request("POST", "/v1/models/iris:predict", body)
@@ -511,9 +523,7 @@ def test_the_model_can_be_served_under_another_name() -> None:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_its_addresses_serves_and_stops_cleanly_when_told_to(stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "examples.iris.server", "--port", "0", "--model-name", "flowers"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

@@ -1,0 +1,221 @@
+"""Tasks in the Django admin: a window to look through, with Cancel as its only handle."""
+
+import json
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
+from django.db.models import QuerySet
+from django.forms import Form
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.paginator import InfinitePaginator
+
+from predictions import submission
+from predictions.models import Task
+from predictions.recorder import RecordUnavailable
+
+SHOWN_CHARACTERS = 100_000
+
+BADGES = {
+    Task.Status.PENDING: "info",
+    Task.Status.RUNNING: "primary",
+    Task.Status.SUCCEEDED: "success",
+    Task.Status.FAILED: "danger",
+    Task.Status.CANCELED: "warning",
+}
+
+CANCEL_DIALOG = {
+    "title": "Cancel this task?",
+    "description": "A waiting task is taken out of the queue; a running prediction is ended. This cannot be undone.",
+    "form_submit_text": "Cancel the task",
+}
+
+
+@admin.register(Task)
+class TaskAdmin(ModelAdmin):
+    """Nothing here edits a record by hand."""
+
+    list_display = ["short_id", "status_badge", "model_text", "platform", "user_id", "created_at", "run_time"]
+    list_filter = [
+        ("status", ChoicesDropdownFilter),
+        ("model_name", FieldTextFilter),
+        ("platform", FieldTextFilter),
+        ("user_id", FieldTextFilter),
+        "created_at",
+    ]
+    list_filter_submit = True
+    list_filter_sheet = False
+    list_per_page = 50
+    search_fields = ["^id", "^user_id"]
+    search_help_text = "The beginning of a task's id, or of a user."
+    ordering = ["-created_at"]
+    show_full_result_count = False
+    paginator = InfinitePaginator
+    actions = ["cancel_selected"]
+    actions_detail = ["cancel_task"]
+    fieldsets = [
+        ("Task", {"fields": ["id", "status_now", "model_text", "platform", "user_id", "error_info"]}),
+        ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text"]}),
+        (
+            "Timeline",
+            {
+                "fields": [
+                    "created_at",
+                    "started_at",
+                    "ended_at",
+                    "queue_time",
+                    "run_time",
+                    "attempt",
+                    "queue_num",
+                    "job",
+                    "upstream_id",
+                    "upstream_cancel",
+                    "agent",
+                    "unreported",
+                ]
+            },
+        ),
+    ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Task]:
+        tasks: QuerySet[Task] = super().get_queryset(request)
+        match = request.resolver_match
+        is_list = match is not None and match.url_name == "predictions_task_changelist"
+        return tasks.defer("inputs", "outputs") if is_list else tasks
+
+    # --- who may do what
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Task | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Task | None = None) -> bool:
+        return False
+
+    def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("predictions.cancel_task"))
+
+    # --- what is shown
+
+    @display(description="Task", ordering="id")
+    def short_id(self, task: Task) -> str:
+        return task.pk[:8]
+
+    @display(description="Status", label=BADGES, ordering="status")
+    def status_badge(self, task: Task) -> tuple[str, str]:
+        return task.status, task.get_status_display()
+
+    @display(description="Status")
+    def status_now(self, task: Task) -> SafeString:
+        badge = {"type": BADGES[Task.Status(task.status)], "text": task.get_status_display()}
+        return render_to_string("unfold/helpers/label.html", badge)
+
+    @display(description="Model", ordering="model_name")
+    def model_text(self, task: Task) -> str:
+        return f"{task.model_name} {task.model_version}".strip()
+
+    @display(description="Run time", ordering="running_time")
+    def run_time(self, task: Task) -> str:
+        return "" if task.running_time is None else f"{task.running_time:.3f} s"
+
+    @display(description="Queue time")
+    def queue_time(self, task: Task) -> str:
+        return "" if task.started_at is None else f"{(task.started_at - task.created_at).total_seconds():.3f} s"
+
+    @display(description="Inputs")
+    def inputs_text(self, task: Task) -> SafeString:
+        return _json(task.inputs)
+
+    @display(description="Outputs")
+    def outputs_text(self, task: Task) -> SafeString:
+        return _json(task.outputs)
+
+    @display(description="Job")
+    def job(self, task: Task) -> SafeString | str:
+        if not task.queue_id or task.agent != settings.TASK_TYPE_NAME:
+            return task.queue_id
+        index = sorted(settings.RQ_QUEUES).index(settings.TASK_TYPE_NAME)
+        url = reverse("admin:django_rq_job_detail", args=[index, task.queue_id])
+        return format_html('<a href="{}" class="text-primary-600 underline">{}</a>', url, task.queue_id)
+
+    # --- what can be done
+
+    @action(description="Cancel selected tasks", permissions=["cancel"], icon="cancel")
+    def cancel_selected(self, request: HttpRequest, tasks: QuerySet[Task]) -> None:
+        canceled = sum(self._cancel(request, task) for task in tasks.defer("inputs", "outputs"))
+        if canceled:
+            messages.success(request, f"{canceled} canceled.")
+
+    @action(
+        description="Cancel task",
+        permissions=["cancel"],
+        url_path="cancel",
+        icon="cancel",
+        variant=ActionVariant.DANGER,
+        dialog=CANCEL_DIALOG,
+    )
+    def cancel_task(self, request: HttpRequest, form: Form, object_id: str) -> HttpResponse:
+        task = self.get_object(request, object_id)
+        if task is not None and self._cancel(request, task):
+            messages.success(request, "The task is canceled.")
+        page = reverse("admin:predictions_task_change", args=[object_id])
+        return HttpResponse(headers={"HX-Redirect": page})
+
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
+        """The Cancel button is there while there is something to cancel."""
+        unfinished = Task.objects.unfinished().filter(pk=object_id, agent=settings.TASK_TYPE_NAME)
+        return list(super().get_actions_detail(request, object_id)) if unfinished.exists() else []
+
+    def _cancel(self, request: HttpRequest, task: Task) -> bool:
+        try:
+            submission.cancel(task.pk)
+        except submission.AlreadyFinished as error:
+            messages.warning(request, f"{task.pk}: {error}.")
+        except submission.NotOurs:
+            messages.warning(request, f"{task.pk} runs on another agent: cancel it there.")
+        except (submission.TaskNotFound, RecordUnavailable):
+            messages.error(request, f"{task.pk} could not be canceled.")
+        else:
+            self.log_change(request, task, "Canceled.")
+            return True
+        return False
+
+
+def _json(value: Any) -> SafeString:
+    """JSON to read, cut where it is too long for a page."""
+    if value is None:
+        return SafeString("")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) > SHOWN_CHARACTERS:
+        text = f"{text[:SHOWN_CHARACTERS]}\n… {len(text) - SHOWN_CHARACTERS} characters more"
+    return format_html('<pre class="whitespace-pre-wrap break-words text-xs max-h-96 overflow-auto">{}</pre>', text)
+
+
+admin.site.unregister(User)
+admin.site.unregister(Group)
+
+
+@admin.register(User)
+class PersonAdmin(UserAdmin, ModelAdmin):  # type: ignore[type-arg]
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+
+
+@admin.register(Group)
+class TeamAdmin(GroupAdmin, ModelAdmin):
+    pass

@@ -1,0 +1,72 @@
+"""Files that models send here: where they may send them, and how they are kept and deleted with their task.
+
+Model servers carry no credential, so the address handed to a model holds a token for its one task.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+
+from django.conf import settings
+from django.core.files.base import File
+from django.core.files.storage import default_storage
+from django.core.signing import BadSignature, Signer
+
+from predictions.models import Task, Upload
+
+logger = logging.getLogger(__name__)
+
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})$")
+
+
+class InvalidToken(Exception):
+    """The token is not one of ours, or its task is not running."""
+
+
+def upload_address(task_id: str) -> str:
+    """Where the model may upload while the task runs: `…/u/<token>/upload` (the path is kservehelper's demand)."""
+    return f"{settings.UPLOAD_BASE_URL}/u/{_signer().sign(task_id)}/upload"
+
+
+def task_of(token: str) -> Task:
+    """The running task whose model holds the token. Raises InvalidToken."""
+    try:
+        task_id = _signer().unsign(token)
+    except BadSignature as error:
+        raise InvalidToken from error
+    task = Task.objects.defer("inputs", "outputs").filter(pk=task_id, status=Task.Status.RUNNING).first()
+    if task is None:
+        raise InvalidToken
+    return task
+
+
+def keep(file: "File[bytes]", *, original_name: str, size: int, task: Task | None) -> str:
+    """Stores a file under a new name with the original's extension, and answers that name."""
+    extension = _EXTENSION.search(original_name)
+    name = f"{uuid.uuid4().hex}.{extension[1].lower()}" if extension else uuid.uuid4().hex
+    stored = default_storage.save(f"uploads/{name[:2]}/{name}", file)
+    Upload.objects.create(task=task, name=stored, size=size)
+    logger.info("file of %d bytes kept", size, extra={"task_id": task.pk} if task else {})
+    return stored
+
+
+def delete_files_of(task_ids: Iterable[str]) -> None:
+    """Deletes what was uploaded for these tasks; a file that is gone already is no error."""
+    _delete(Upload.objects.filter(task__in=list(task_ids)))
+
+
+def delete_files_before(moment: datetime) -> None:
+    """Deletes files without a task that are older."""
+    _delete(Upload.objects.filter(task=None, created_at__lt=moment))
+
+
+def _delete(uploads: Iterable[Upload]) -> None:
+    for upload in uploads:
+        default_storage.delete(upload.name)
+        upload.delete()
+
+
+def _signer() -> Signer:
+    return Signer(salt="upload", sep="~")

@@ -1,0 +1,140 @@
+"""Fixtures: an empty database and Redis for each test, a client, a worker, and real servers as processes."""
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth.models import User
+from django.db import connection, connections
+from django.test.utils import setup_databases, teardown_databases
+from django_rq.queues import get_queues
+from rest_framework.test import APIClient
+
+from platforms import forget_platforms
+from predictions.models import Task, Upload
+from predictions.queue.connections import forget_connections, get_redis
+from predictions.queue.worker import ThreadWorker
+from tests import predictors
+from tests.proxy import Proxy
+from tests.servers import Server
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: Any, django_db_modify_db_settings: None
+) -> Iterator[None]:
+    """One test database for every test, whether marked or not."""
+    with django_db_blocker.unblock():
+        databases = setup_databases(verbosity=0, interactive=False)
+        yield
+        _leave_database_alone()
+        teardown_databases(databases, verbosity=0)
+
+
+def _leave_database_alone() -> None:
+    """Ends every session of the test database, ours and those of processes that were killed."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        connection.close()
+        connection.close_pool()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _clean(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Real commits, seen by every thread and process; each test begins with nothing."""
+    with django_db_blocker.unblock():
+        get_redis().flushall()
+        predictors.calls.clear()
+        predictors.gate.clear()
+        yield
+        predictors.gate.set()
+        Upload.objects.all().delete()
+        Task.objects.all().delete()
+        User.objects.all().delete()
+        connections.close_all()
+
+
+@pytest.fixture
+def client() -> APIClient:
+    return APIClient()
+
+
+@pytest.fixture
+def operator() -> APIClient:
+    return APIClient(headers={"Authorization": "Bearer operator-key"})
+
+
+@pytest.fixture
+def record_client() -> APIClient:
+    return APIClient(headers={"apikey": "record-key"})
+
+
+def new_worker(**attributes: Any) -> ThreadWorker:
+    queues = get_queues(*django_settings.RQ_QUEUES)
+    worker = ThreadWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer")
+    for name, value in attributes.items():
+        setattr(worker, name, value)
+    return worker
+
+
+@pytest.fixture
+def work() -> Iterator[Callable[..., ThreadWorker]]:
+    """Runs a worker in this process until the queue is empty."""
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT)
+    }
+
+    def run(**attributes: Any) -> ThreadWorker:
+        worker = new_worker(**attributes)
+        worker.work(burst=True)
+        return worker
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def configured(settings: Any) -> Iterator[Callable[..., None]]:
+    """Changes settings, and drops what was built from the old ones."""
+
+    def configure(**changes: Any) -> None:
+        for name, value in changes.items():
+            setattr(settings, name, value)
+        forget_platforms()
+
+    forget_platforms()
+    yield configure
+    forget_platforms()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts processes of the agent (`web`, `worker`, …) on this test's database and Redis, and ends them."""
+    started: list[Server] = []
+
+    def start(process: str, **environment: str) -> Server:
+        server = Server(process, environment)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
+def redis_proxy(configured: Callable[..., None]) -> Iterator[Proxy]:
+    """This process reaches its real Redis through a proxy that can be cut."""
+    proxy = Proxy(django_settings.REDIS_ADDRESS)
+    configured(REDIS_ADDRESS=proxy.address)
+    forget_connections()
+    yield proxy
+    proxy.close()
+    forget_connections()

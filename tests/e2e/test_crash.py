@@ -1,0 +1,72 @@
+"""kill -9 in the middle of work, and what sets the record right."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import requests
+from django.core.management import call_command
+from django.utils.timezone import now, timedelta
+
+from predictions.models import Task
+from predictions.queue import queue
+from tests.e2e.conftest import SlowPlatform
+from tests.predictions.test_cancel import until
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+
+def test_init_check_after_worker_and_web_were_killed_in_mid_work(
+    serve: Callable[..., Server], slow_platform: SlowPlatform
+) -> None:
+    environment = {**slow_platform.environment(), "WORKER_CONCURRENCY": "4"}
+    web, worker = serve("web", **environment), serve("worker", **environment)
+    body = {"model_name": "m", "inputs": {"sleep": 3}}
+    ids = [requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).json()["id"] for _ in range(8)]
+    until(lambda: Task.objects.filter(status="running").count() == 4)
+    with pytest.raises(requests.RequestException):
+        requests.post(f"{web.url}/v1/predict", json=body, timeout=0.5)
+    until(lambda: Task.objects.filter(status="running").count() == 5)
+    worker.kill()
+    web.kill()
+    sync_task = Task.objects.exclude(pk__in=ids).get()
+
+    call_command("init_check")  # everything is younger than TASK_TIMEOUT and has a job: nothing is touched
+    assert Counter(task.status for task in Task.objects.all()) == {"running": 5, "pending": 4}
+
+    Task.objects.filter(pk=sync_task.pk).update(started_at=now() - timedelta(seconds=400))
+    call_command("init_check")
+    sync_task.refresh_from_db()
+    assert (sync_task.status, "lost" in sync_task.error_info) == ("failed", True)
+
+    killed_at = time.time()
+    serve("worker", **environment)
+    until(lambda: not Task.objects.unfinished().exists(), seconds=90)
+    tasks = Task.objects.filter(pk__in=ids)
+    assert Counter(task.status for task in tasks) == {"succeeded": 8}
+    assert Counter(task.attempt for task in tasks) == {1: 4, 2: 4}
+    assert queue.sizes() == queue.Sizes(0, 0)
+    print(f"\nall run {time.time() - killed_at:.0f} s after a new worker came")
+
+    before = list(Task.objects.order_by("pk").values())
+    for command in ("init_check", "init_check", "sweep_archive", "sweep_archive"):
+        call_command(command)
+    assert list(Task.objects.order_by("pk").values()) == before
+
+
+def test_a_second_worker_takes_over_from_a_killed_one_within_a_minute(
+    serve: Callable[..., Server], slow_platform: SlowPlatform
+) -> None:
+    environment = {**slow_platform.environment(), "WORKER_CONCURRENCY": "4", "MAX_QUEUE_SIZE": "100"}
+    web, first = serve("web", **environment), serve("worker", **environment)
+    body = {"model_name": "m", "inputs": {"sleep": 60}}
+    requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30)
+    until(lambda: Task.objects.filter(status="running").count() == 1)
+    serve("worker", **environment)
+    time.sleep(1)
+    killed_at = time.time()
+    first.kill()
+    until(lambda: Task.objects.filter(attempt=2).exists(), seconds=60)
+    print(f"\nfound again after {time.time() - killed_at:.0f} s")

@@ -1,0 +1,75 @@
+"""Many at once: a worker full of waiting predictions, and a crowd of submitters at the queue's bound."""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from predictions import jobs, submission
+from predictions.models import Task
+from predictions.queue import queue
+from tests.e2e.conftest import SlowPlatform
+from tests.predictions.test_cancel import until
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+Serve = Callable[..., Server]
+
+
+def test_640_tasks_of_one_second_on_64_slots(serve: Serve, slow_platform: SlowPlatform, capsys: object) -> None:
+    """Each is run once and succeeds, by one process of less than 150 MB; the wall time is reported, ideal is 10 s."""
+    tasks = [
+        submission.new_task(model_name="m", inputs={"n": n, "sleep": 1}, status=Task.Status.PENDING) for n in range(640)
+    ]
+    for task in tasks:
+        task.platform = "k8s"
+    Task.objects.bulk_create(tasks)
+    queue.pause("test")
+    for task in tasks:
+        queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
+    worker = serve("worker", WORKER_CONCURRENCY="64", **slow_platform.environment())
+    until(lambda: queue.get_redis().scard("rq:workers") == 1)
+    time.sleep(1)
+    queue.resume()
+    peak = 0.0
+    while Task.objects.unfinished().exists():
+        peak = max(peak, worker.memory_mb())
+        assert worker.process.poll() is None, worker.output()
+        time.sleep(0.25)
+    calls = slow_platform.calls()
+    assert Counter(task.status for task in Task.objects.all()) == {"succeeded": 640}
+    assert Counter(call["n"] for call in calls) == dict.fromkeys(range(640), 1)
+    assert peak < 150
+    ended = max(task.ended_at for task in Task.objects.all()).timestamp()
+    wall = ended - min(call["at"] for call in calls)
+    print(f"\n640 tasks of 1 s on 64 slots: {wall:.2f} s (ideal 10 s), worker {peak:.0f} MB")
+
+
+def test_64_submitters_never_exceed_the_bound(serve: Serve) -> None:
+    web = serve("web", MAX_QUEUE_SIZE="100", WEB_CONCURRENCY="2")
+    queue.pause("test")
+    sizes: list[int] = []
+
+    def submit_fifty(_: int) -> list[requests.Response]:
+        session = requests.Session()
+        body = {"model_name": "iris", "inputs": {}}
+        return [session.post(f"{web.url}/async/v1/predict", json=body, timeout=60) for _ in range(50)]
+
+    with ThreadPoolExecutor(65) as pool:
+        crowd = [pool.submit(submit_fifty, n) for n in range(64)]
+        while not all(future.done() for future in crowd):
+            sizes.append(queue.sizes().waiting)
+        answers = [answer for future in crowd for answer in future.result()]
+    assert Counter(answer.status_code for answer in answers) == {200: 100, 429: 3100}
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers if answer.status_code == 429)
+    assert max(sizes) <= 100
+    assert queue.sizes().waiting == 100
+    accepted = {answer.json()["id"] for answer in answers if answer.status_code == 200}
+    assert {task.pk for task in Task.objects.all()} == accepted
+    seconds = statistics.median(answer.elapsed.total_seconds() for answer in answers)
+    print(f"\n3,200 submissions by 64 threads: 100 accepted, median answer {seconds * 1000:.0f} ms")

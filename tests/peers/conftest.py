@@ -1,0 +1,110 @@
+"""Real model servers and a real ingress, and the agent in front of them. Nothing of the agent is patched."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.peers.ingress import Ingress
+from tests.peers.model_server import KSERVE, ModelServer
+from tests.predictions.test_cancel import until
+from tests.servers import Server
+
+FLOWER = [5.1, 3.5, 1.4, 0.2]
+ENDED = ("succeeded", "failed", "canceled")
+
+
+class Agent:
+    """The agent's web process, and a worker if there is one, as a caller sees them."""
+
+    def __init__(self, web: Server, worker: Server | None, session: requests.Session) -> None:
+        self.web = web
+        self.worker = worker
+        self.session = session
+
+    def predict(self, model: str, inputs: dict[str, Any], **headers: str) -> requests.Response:
+        return self.post("/v1/predict", model, inputs, **headers)
+
+    def post(self, route: str, model: str, inputs: dict[str, Any], **headers: str) -> requests.Response:
+        body = {"model_name": model, "inputs": inputs}
+        return self.session.post(f"{self.web.url}{route}", json=body, headers=headers, timeout=60)
+
+    def submit(self, model: str, inputs: dict[str, Any]) -> str:
+        response = self.post("/async/v1/predict", model, inputs)
+        assert response.status_code == 200, response.text
+        return str(response.json()["id"])
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        response = self.session.get(f"{self.web.url}/task/{task_id}", timeout=60)
+        assert response.status_code == 200, response.text
+        task: dict[str, Any] = response.json()
+        return task
+
+    def ended(self, task_id: str) -> dict[str, Any]:
+        """The task, once it has ended."""
+        until(lambda: self.task(task_id)["status"] in ENDED, seconds=30)
+        return self.task(task_id)
+
+    def cancel(self, task_id: str) -> requests.Response:
+        return self.session.post(f"{self.web.url}/cancel/{task_id}", timeout=60)
+
+
+NewAgent = Callable[..., Agent]
+
+
+@pytest.fixture
+def agent(serve: Callable[..., Server]) -> Iterator[NewAgent]:
+    """Starts an agent in front of the KServe at `address`; `worker=True` for async predictions too."""
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=64))
+
+        def start(address: str, *, worker: bool = False, **environment: str) -> Agent:
+            environment = {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": address, **environment}
+            web = serve("web", **environment)
+            return Agent(web, serve("worker", **environment) if worker else None, session)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+    KSERVE.ready()
+    server = ModelServer(tmp_path_factory.mktemp("kserve"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def kserve(shared_model_server: ModelServer) -> ModelServer:
+    """A running model server that other tests use too: it is not to be stopped."""
+    shared_model_server.forget_calls()
+    return shared_model_server
+
+
+@pytest.fixture
+def own_kserve(tmp_path: Path) -> Iterator[Callable[..., ModelServer]]:
+    """Starts a model server for this test alone, with more options."""
+    servers: list[ModelServer] = []
+
+    def start(*options: str) -> ModelServer:
+        KSERVE.ready()
+        servers.append(ModelServer(tmp_path, options))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def ingress(kserve: ModelServer, tmp_path: Path) -> Iterator[Ingress]:
+    """nginx in front of the shared model server, with an access log of this test's own."""
+    peer = Ingress(tmp_path, models=kserve.address)
+    peer.start()
+    yield peer
+    peer.kill()

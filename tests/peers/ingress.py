@@ -1,0 +1,132 @@
+"""nginx as a peer: the ingress in front of the model servers, which routes on the Host header."""
+
+import json
+import os
+import pwd
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.peers.peers import Peer
+from tests.servers import free_port
+
+MISSING = "tests/peers/test_ingress.py needs nginx in PATH: apt install nginx-light"
+
+CONFIGURATION = """
+daemon off;
+{user}
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log info;
+events {{ worker_connections 256; }}
+http {{
+    log_format calls escape=json
+        '{{"connection":$connection,"method":"$request_method","uri":"$request_uri","status":$status,'
+        '"host":"$http_host","content_type":"$http_content_type","upstream":"$upstream_addr"}}';
+    access_log {directory}/access.jsonl calls;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+
+    limit_req_zone $server_name zone=scarce:1m rate=5r/s;
+    limit_req_status 429;
+
+    upstream models {{ server {models}; keepalive 16; }}
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $http_host;
+
+    server {{
+        listen {address} default_server;
+        location = /nginx {{ access_log off; return 204; }}
+        location / {{ return 404; }}
+    }}
+    server {{
+        listen {address};
+        server_name iris.default.example.com moods.default.example.com nobody.default.example.com;
+        location / {{ proxy_pass http://models; }}
+    }}
+    server {{
+        # raw deployments
+        listen {address};
+        server_name moods-ml.models.test;
+        location / {{ proxy_pass http://models; }}
+    }}
+    server {{
+        # the gateway gives up waiting
+        listen {address};
+        server_name moods.hasty.example.com;
+        location / {{ proxy_pass http://models; proxy_read_timeout 1s; }}
+    }}
+    server {{
+        # nobody runs behind it
+        listen {address};
+        server_name iris.down.example.com;
+        location / {{ proxy_pass http://{nobody}; }}
+    }}
+    server {{
+        # what an ingress with TLS does with plain HTTP
+        listen {address};
+        server_name iris.moved.example.com;
+        location / {{ return 308 http://iris.default.example.com:{port}$request_uri; }}
+    }}
+    server {{
+        # `:predict/`, which the model server itself redirects
+        listen {address};
+        server_name iris.slash.example.com;
+        location / {{ rewrite ^(.*)$ $1/ break; proxy_pass http://models; }}
+    }}
+    server {{
+        listen {address};
+        server_name iris.empty.example.com;
+        location / {{ return 404 ""; }}
+    }}
+    server {{
+        # five a second, the others 429
+        listen {address};
+        server_name iris.scarce.example.com;
+        location / {{ limit_req zone=scarce; proxy_pass http://models; }}
+    }}
+    server {{
+        # an idle connection does not live long
+        listen {address};
+        server_name iris.brief.example.com;
+        keepalive_timeout 1s;
+        location / {{ proxy_pass http://models; }}
+    }}
+}}
+"""
+
+
+class Ingress(Peer):
+    """nginx in the foreground, with everything it writes in `directory`."""
+
+    def __init__(self, directory: Path, *, models: str) -> None:
+        nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        assert nginx, MISSING
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._directory = directory
+        (directory / "nginx.conf").write_text(
+            CONFIGURATION.format(
+                directory=directory,
+                user=f"user {pwd.getpwuid(0).pw_name} root;" if os.geteuid() == 0 else "",
+                address=self.address,
+                port=port,
+                models=models,
+                nobody=f"127.0.0.1:{free_port()}",
+            )
+        )
+        super().__init__(
+            [nginx, "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(directory / "nginx.conf")],
+            url=f"http://{self.address}/nginx",
+            log=directory / "nginx.log",
+            environment={},
+        )
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Its access log: `connection` (a number), `method`, `uri`, `status`, `host`, `content_type`, `upstream`."""
+        lines = (self._directory / "access.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,58 @@
+"""API keys."""
+
+from collections.abc import Callable
+
+import pytest
+from rest_framework.test import APIClient
+
+BODY = {"model_name": "iris", "inputs": {}}
+
+
+@pytest.fixture(autouse=True)
+def _keys(configured: Callable[..., None]) -> None:
+    configured(API_KEYS=["first", "sécond"], ALLOW_ANONYMOUS=False)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": "Bearer first"}, {"apikey": "first"}, {"authorization": "bearer first"}]
+)
+def test_a_key_opens_the_api(client: APIClient, headers: dict[str, str]) -> None:
+    assert client.post("/v1/predict", BODY, format="json", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"apikey": ""}, {"apikey": "firs"}, {"Authorization": "Basic first"}, {"apikey": "fïrst"}]
+)
+@pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict", "/cancel/x"])
+def test_nothing_else_does(client: APIClient, headers: dict[str, str], route: str) -> None:
+    response = client.post(route, BODY, format="json", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert response["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("route", ["/task/x", "/v1/queue_size", "/unfinished"])
+def test_reading_needs_a_key_too(client: APIClient, route: str) -> None:
+    assert client.get(route).status_code == 401
+
+
+def test_an_operators_key_may_call_too(operator: APIClient) -> None:
+    assert operator.post("/v1/predict", BODY, format="json").status_code == 200
+
+
+def test_the_record_services_key_reads_tasks_and_nothing_more(record_client: APIClient) -> None:
+    assert record_client.get("/task/x").status_code == 404
+    assert record_client.post("/v1/predict", BODY, format="json").status_code == 403
+
+
+def test_live_and_ready_are_open(client: APIClient) -> None:
+    assert client.get("/live").json() == {"message": "API OK"}
+    assert client.get("/ready").json()["ready"] is True
+
+
+def test_ready_says_what_is_wrong(client: APIClient, configured: Callable[..., None], redis_proxy: object) -> None:
+    configured(MAX_QUEUE_SIZE=0)
+    response = client.get("/ready")
+    assert (response.status_code, response.json()["checks"]["redis"]) == (503, "queue full")
+    redis_proxy.cut()  # type: ignore[attr-defined]
+    response = client.get("/ready")
+    assert (response.status_code, response.json()["checks"]["redis"]) == (503, "does not answer")

@@ -1,0 +1,30 @@
+"""Local models for the tests: what they do is said in their inputs; what they did is in `calls`."""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+calls: list[dict[str, Any]] = []
+lock = threading.Lock()
+gate = threading.Event()
+"""`{"wait": true}` blocks until this is set."""
+
+
+def predict(model_name: str, inputs: Mapping[str, Any]) -> Any:
+    with lock:
+        calls.append({"model_name": model_name, **inputs})
+    if inputs.get("wait"):
+        while not gate.is_set():
+            time.sleep(0.005)
+    if seconds := inputs.get("sleep"):
+        time.sleep(seconds)
+    if error := inputs.get("raise"):
+        raise {"ValueError": ValueError, "KeyError": KeyError}[error](inputs.get("message", "no"))
+    if "answer" in inputs:
+        return inputs["answer"]
+    return {"echo": dict(inputs)}
+
+
+def docs(model_name: str) -> dict[str, Any]:
+    return {"answer": {"type": "any"}}

@@ -1,0 +1,117 @@
+"""The direction of imports, as ARCHITECTURE.md draws it; imports inside functions count too."""
+
+import ast
+import graphlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ["config", "webhooks", "predictions", "platforms"]
+"""From the top down: each may import those that follow it."""
+LAYERS = [
+    {"api", "admin", "management", "checks", "apps"},
+    {"submission", "maintenance"},
+    {"jobs"},
+    {"execution", "inflight"},
+    {"lifecycle", "queue", "uploads"},
+    {"recorder", "models", "context"},
+]
+"""Inside predictions, from the top down."""
+ONLY_IN = {
+    "rq": ["predictions/queue/"],
+    "redis": ["predictions/queue/"],
+    "requests": ["platforms/", "webhooks/client.py"],
+    "urllib3": ["platforms/"],
+}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name → file, of everything that is the agent's."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            if "migrations" not in path.parts:
+                name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """The modules a file imports, as far as they are written out; type-checking imports are not counted."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{name}: relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {full if full in MODULES else node.module for full in whole}
+    return found - {name}
+
+
+IMPORTS = {name: imports(name, path) for name, path in MODULES.items()}
+OURS = {name: {target for target in targets if target in MODULES} for name, targets in IMPORTS.items()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_packages_import_downwards_only(name: str) -> None:
+    above = PACKAGES[: PACKAGES.index(name.split(".")[0])]
+    assert not [target for target in OURS[name] if target.split(".")[0] in above]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("predictions.")])
+def test_layers_of_the_core_import_downwards_only(name: str) -> None:
+    def layer(module: str) -> int:
+        part = module.split(".")[1]
+        ranks = [rank for rank, parts in enumerate(LAYERS) if part in parts]
+        assert ranks, f"{module} has no layer: put it into LAYERS and into ARCHITECTURE.md"
+        return ranks[0]
+
+    targets = [target for target in OURS[name] if target.startswith("predictions.")]
+    assert not [target for target in targets if layer(target) < layer(name)]
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        name: {target for target in targets if not name.startswith(target + ".")} for name, targets in OURS.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_imported_in_its_place_only(library: str) -> None:
+    users = {name for name, targets in IMPORTS.items() if any(target.split(".")[0] == library for target in targets)}
+    files = {str(MODULES[name].relative_to(ROOT)) for name in users}
+    assert files
+    assert not [file for file in files if not file.startswith(tuple(ONLY_IN[library]))]
+
+
+def test_a_status_changes_in_lifecycle_alone() -> None:
+    """`update(` on tasks and `save(` stand nowhere else."""
+    for name, path in MODULES.items():
+        if name not in ("predictions.lifecycle", "predictions.uploads") and name.startswith(
+            ("predictions", "webhooks")
+        ):
+            calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+            assert not methods & {"save", "bulk_update", "bulk_create", "get_or_create"}, name
+
+
+def test_settings_are_the_only_reader_of_the_environment() -> None:
+    for name, path in MODULES.items():
+        if name not in ("config.settings", "config.gunicorn", "config.wsgi", "predictions.queue.embedded"):
+            assert not {"os.environ", "getenv"} & set(re.findall(r"os\.environ|getenv", path.read_text())), name

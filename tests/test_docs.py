@@ -1,0 +1,120 @@
+"""README and .env.example against the code: routes, settings, errors, processes."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from django.urls import get_resolver
+from django.urls.resolvers import URLPattern
+
+from predictions.api import errors
+from tests.servers import procfile
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table whose head begins with `heading`, cell by cell."""
+    lines = README.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def word(cell: str) -> str:
+    """What stands in a cell's first backquotes, or nothing."""
+    found = re.search(r"`([^`]*)`", cell)
+    return found[1] if found else ""
+
+
+def settings_read() -> dict[str, str | None]:
+    """Every variable the settings read → its default where that is written out, else None."""
+    found: dict[str, str | None] = {}
+    for node in ast.walk(ast.parse((ROOT / "config/settings.py").read_text())):
+        if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+            continue
+        name, function = node.args[0].value, ast.unparse(node.func)
+        if function in ("env.str", "env.bool", "env.int", "env.float", "_names", "_seconds"):
+            default = next((keyword.value for keyword in node.keywords if keyword.arg == "default"), None)
+            default = node.args[1] if function == "_seconds" else default
+            found[name] = _written(default) if function != "_names" else ""
+    return found
+
+
+def _written(default: ast.expr | None) -> str | None:
+    if isinstance(default, ast.Constant):
+        return str(default.value).lower() if isinstance(default.value, bool) else str(default.value)
+    if default is not None and (text := ast.unparse(default)).replace(" ", "").replace("*", "").isdigit():
+        return str(eval(text))
+    return None
+
+
+SETTINGS = settings_read()
+IN_GUNICORN = {"WEB_CONCURRENCY": "2"}
+
+
+def test_every_setting_is_in_the_readme_and_nothing_else() -> None:
+    documented = [word(row[0]) for row in table("variable")]
+    assert sorted(documented) == sorted({**SETTINGS, **IN_GUNICORN})
+
+
+@pytest.mark.parametrize("row", table("variable"), ids=lambda row: word(row[0]))
+def test_the_readme_says_a_settings_default(row: list[str]) -> None:
+    default = {**SETTINGS, **IN_GUNICORN}[word(row[0])]
+    if default is not None:
+        assert word(row[1]) == default
+
+
+def test_every_setting_is_in_the_example_environment() -> None:
+    text = (ROOT / ".env.example").read_text()
+    assert sorted({**SETTINGS, **IN_GUNICORN}) == sorted(
+        set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", text, re.MULTILINE)) - {"BIND", "WEBHOOK_BIND"}
+    )
+
+
+def routes(urlconf: str) -> set[tuple[str, str]]:
+    """(route, method) of everything but the admin."""
+    found = set()
+
+    def walk(patterns: list[object], prefix: str) -> None:
+        for pattern in patterns:
+            path = prefix + str(pattern.pattern)  # type: ignore[attr-defined]
+            if isinstance(pattern, URLPattern):
+                view = pattern.callback.view_class  # type: ignore[attr-defined]
+                for method in ("get", "post", "put", "patch", "delete"):
+                    if hasattr(view, method):
+                        written = re.sub(r"<(?:str|path):(?:task_)?(\w+)>", r"{\1}", path)
+                        found.add((f"/{written}", method.upper()))
+            elif not path.startswith("admin"):
+                walk(pattern.url_patterns, path)  # type: ignore[attr-defined]
+
+    walk(get_resolver(urlconf).url_patterns, "")
+    return found
+
+
+def test_every_route_is_in_the_readme_and_nothing_else() -> None:
+    documented = {(word(row[0]), row[1]) for row in table("route")} - {("/admin/", "GET")}
+    assert documented == routes("config.urls")
+    assert routes("webhooks.urls") <= documented
+
+
+def test_every_error_code_is_in_the_readme() -> None:
+    documented = {
+        (int(status), code)
+        for row in table("answer")
+        for status, code in zip(
+            row[0].split(", ") * (2 if ", " not in row[0] else 1), re.findall(r"`(\w+)`", row[1]), strict=False
+        )
+    }
+    in_code = {(status, code) for _, status, code, _ in errors.TABLE if status}
+    assert in_code | {(500, "internal_error"), (409, "already_exists"), (413, "upload_too_large")} == documented
+
+
+def test_every_process_is_in_the_readme() -> None:
+    assert [word(row[0]) for row in table("process")] == list(procfile())

@@ -1,0 +1,136 @@
+"""Uploads: who may, what is kept, how it is served, when it goes."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.utils.timezone import now
+from rest_framework.test import APIClient
+
+from predictions.models import Task, Upload
+from predictions.uploads import upload_address
+
+
+def file(name: str = "/tmp/out/picture.PNG", content: bytes = b"png") -> BytesIO:
+    """A part whose file name is a full local path, as kservehelper sends it."""
+    part = BytesIO(content)
+    part.name = name
+    return part
+
+
+@pytest.fixture
+def task() -> Task:
+    return Task.objects.create(agent="default", model_name="painter", status="running", platform="kserve")
+
+
+def address(task: Task) -> str:
+    return upload_address(task.pk).removeprefix(settings.UPLOAD_BASE_URL)
+
+
+def test_a_model_uploads_a_file_with_its_tasks_token(client: APIClient, task: Task) -> None:
+    response = client.post(address(task), {"file": file()}, format="multipart")
+    assert response.status_code == 200
+    (url,) = response.json().values()
+    assert re.fullmatch(r"http://testserver/media/uploads/[0-9a-f]{2}/[0-9a-f]{32}\.png", url)
+    served = client.get(url)
+    assert b"".join(served.streaming_content) == b"png"  # type: ignore[attr-defined]
+    served.close()
+    assert Upload.objects.get().task == task
+
+
+def test_the_order_of_a_batch_is_that_of_its_numbers_and_needs_no_header(client: APIClient, task: Task) -> None:
+    parts = {f"file_{number}": file(f"{number}.txt", str(number).encode()) for number in reversed(range(12))}
+    response = client.post(address(task) + "_batch", parts, format="multipart")
+    contents = [b"".join(client.get(url).streaming_content) for url in response.json()["urls"]]  # type: ignore[attr-defined]
+    assert contents == [str(number).encode() for number in range(12)]
+
+
+def test_an_uploaded_page_cannot_run_in_the_agents_origin(client: APIClient, task: Task) -> None:
+    page = file("evil.html", b"<script>alert(1)</script>")
+    url = client.post(address(task), {"file": page}, format="multipart").json()["url"]
+    served = client.get(url)
+    assert served["Content-Disposition"].startswith("attachment")
+    assert served["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in served["Content-Security-Policy"]
+    served.close()
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b/..%2f", "x.p/hp", "nothing", ".htaccess", "x." + "y" * 99])
+def test_a_files_name_is_never_the_callers(client: APIClient, task: Task, name: str) -> None:
+    client.post(address(task), {"file": file(name)}, format="multipart")
+    kept = Upload.objects.get().name
+    assert re.fullmatch(r"uploads/[0-9a-f]{2}/[0-9a-f]{32}(\.[a-z0-9]{1,10})?", kept)
+    assert (Path(settings.MEDIA_ROOT) / kept).is_file()
+
+
+@pytest.mark.parametrize("token", ["x", "task~bad", "~", "%2e%2e"])
+def test_another_token_opens_nothing(client: APIClient, task: Task, token: str) -> None:
+    response = client.post(f"/u/{token}/upload", {"file": file()}, format="multipart")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert not Upload.objects.exists()
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded", "failed", "canceled"])
+def test_a_token_is_good_while_its_task_runs(client: APIClient, task: Task, status: str) -> None:
+    Task.objects.update(status=status)
+    assert client.post(address(task), {"file": file()}, format="multipart").status_code == 404
+
+
+def test_without_a_token_the_record_services_key_is_needed(client: APIClient, record_client: APIClient) -> None:
+    for route in ("/upload", "/upload_batch"):
+        assert client.post(route, {"file": file()}, format="multipart").status_code == 401
+    assert record_client.post("/upload", {"file": file()}, format="multipart").status_code == 200
+    assert record_client.post("/upload_batch", {"file_0": file()}, format="multipart").status_code == 200
+
+
+def test_empty_files_and_missing_parts_are_refused(client: APIClient, task: Task) -> None:
+    for route, parts in [
+        (address(task), {"file": file(content=b"")}),
+        (address(task), {"other": file()}),
+        (address(task), {"file": "text"}),
+        (address(task) + "_batch", {"file_1": file()}),
+        (address(task) + "_batch", {"file_0": file(), "file_1": file(content=b"")}),
+        (address(task) + "_batch", {}),
+    ]:
+        response = client.post(route, parts, format="multipart")
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_request"), parts
+    assert not Upload.objects.exists()
+
+
+def test_a_file_that_is_too_large_is_refused(client: APIClient, task: Task, configured: Callable[..., None]) -> None:
+    configured(MAX_UPLOAD_SIZE=100_000)
+    response = client.post(address(task), {"file": file(content=b"x" * 100_001)}, format="multipart")
+    assert (response.status_code, response.json()["code"]) == (413, "upload_too_large")
+    assert not Upload.objects.exists()
+    assert client.post(address(task), {"file": file(content=b"x" * 100_000)}, format="multipart").status_code == 200
+
+
+def test_files_go_with_their_task(client: APIClient, record_client: APIClient, task: Task) -> None:
+    client.post(address(task), {"file": file()}, format="multipart")
+    record_client.post("/upload", {"file": file()}, format="multipart")
+    names = list(Upload.objects.values_list("name", flat=True))
+    call_command("purge_tasks")
+    assert Upload.objects.count() == 2
+    Task.objects.update(status="succeeded", ended_at=now() - timedelta(days=3))
+    Upload.objects.update(created_at=now() - timedelta(days=3))
+    call_command("purge_tasks")
+    assert not Upload.objects.exists()
+    assert not [name for name in names if (Path(settings.MEDIA_ROOT) / name).exists()]
+
+
+@pytest.mark.parametrize("path", ["/media/", "/media/../manage.py", "/media/uploads/00/x", "/media/uploads/%2e%2e/a"])
+def test_nothing_else_is_served(client: APIClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_only_kserve_and_plain_services_are_told_where_to_upload(client: APIClient, configured: Any) -> None:
+    from tests import predictors
+
+    client.post("/v1/predict", {"model_name": "m", "inputs": {"upload_webhook": "http://evil"}}, format="json")
+    assert "upload_webhook" not in predictors.calls[0]
