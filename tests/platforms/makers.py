@@ -15,7 +15,7 @@ from platforms.runpod import RunPod
 from tests.platforms.stub import Step, Stub, answers
 
 P = TypeVar("P", bound=PollingPlatform)
-KEY = "r8_averysecretkey"
+KEY = "a-very-secret-key"
 VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
 JOB = "job-1"
 FLOWER = Prediction("iris", {"instances": [[6.8, 2.8, 4.8, 1.4]]})

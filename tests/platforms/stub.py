@@ -70,8 +70,8 @@ class Visit:
 
     def wait_until_hung_up(self) -> None:
         """Returns when the client has closed the connection; the test can wait for `stub.hung_up`."""
-        with suppress(OSError):
-            self.sock.settimeout(20)
+        self.sock.settimeout(20)
+        with suppress(ConnectionError):
             self.sock.recv(1)
         self.stub.hung_up.set()
         raise HungUp
@@ -216,6 +216,11 @@ def closes_without_answer(visit: Visit) -> None:
 def reads_nothing(visit: Visit) -> None:
     visit.stub.stopped.wait(20)
     raise HungUp
+
+
+def reads_slowly(visit: Visit) -> None:
+    visit.stub.stopped.wait(0.3)
+    answers({"predictions": [1]})(visit)
 
 
 def hangs(visit: Visit) -> None:

@@ -193,6 +193,16 @@ def test_stopping_the_call_ends_a_stream_that_waits(stub: Stub) -> None:
     assert stub.hung_up.wait(5)
 
 
+def test_a_stopped_stream_hands_on_nothing_more_of_what_it_holds(stub: Stub) -> None:
+    stub.script(PREDICT, streams(line(0) + line(1) + line(2)))
+    canceled = call()
+    stream = kserve(stub.address).stream(FLOWER, canceled)
+    next(stream)
+    canceled.stop(StopReason.CANCELED)
+    with pytest.raises(CallStopped):
+        next(stream)
+
+
 def test_a_stream_ends_at_the_deadline_however_it_drips(stub: Stub) -> None:
     stub.script(PREDICT, drips(head(200), line(0)))
     with pytest.raises(PlatformTimeout):

@@ -423,10 +423,12 @@ def test_a_stop_during_the_submission_does_not_wait_for_ever(cloud: Cloud, stub:
 
 def test_a_stop_between_tries_of_a_submission_ends_them(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
-    stub.script(cloud.submit, answers({}, status=429, retry_after="30"))
+    stub.script(cloud.submit, answers({}, status=429, retry_after="1"), cloud.job("waiting"))
     later(0.1, lambda: told.call.stop(StopReason.CANCELED))
+    platform = cloud.make(stub.address, timeout=60)
+    platform.submit_grace_seconds = 60
     with pytest.raises(CallStopped):
-        cloud.make(stub.address, timeout=60).predict(FLOWER, told.call)
+        platform.predict(FLOWER, told.call)
     assert len(stub.received) == 1
 
 

@@ -15,6 +15,7 @@ from platforms import (
     PlatformUnavailable,
     Prediction,
     StopReason,
+    http,
 )
 from tests.platforms.makers import FLOWER, K8S, KSERVE, Direct, call
 from tests.platforms.stub import (
@@ -28,6 +29,7 @@ from tests.platforms.stub import (
     later,
     pours,
     reads_nothing,
+    reads_slowly,
     resets_after_reading,
     resets_while_reading,
     says,
@@ -155,6 +157,13 @@ def test_a_server_that_does_not_read_ends_at_the_deadline(direct: Direct, stub: 
     stub.script(direct.route, reads_nothing)
     with pytest.raises(PlatformTimeout):
         direct.make(stub.address, timeout=0.12).predict(LARGE, call())
+
+
+def test_sending_may_take_longer_than_connecting(direct: Direct, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    stub.script(direct.route, reads_slowly)
+    assert direct.make(stub.address).predict(LARGE, call()).outputs == {"predictions": [1]}
+    assert stub.count(direct.route) == 1
 
 
 def test_the_waits_between_tries_end_at_the_deadline(direct: Direct) -> None:

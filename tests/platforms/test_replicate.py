@@ -105,9 +105,9 @@ def test_no_other_host_is_ever_asked_with_the_key(stub: Stub, url: object) -> No
     REPLICATE.script(stub, REPLICATE.job("running"))
     stub.script(REPLICATE.submit, REPLICATE.job("waiting", urls={"get": said, "cancel": said, "stream": said}))
     with pytest.raises(PlatformError):
-        replicate(stub.address, timeout=0.1).predict(FLOWER, call())
+        replicate(stub.address, timeout=0.05).predict(FLOWER, call())
     with pytest.raises(PlatformError):
-        next(replicate(stub.address, timeout=0.1, stream_domains=("replicate.com",)).stream(FLOWER, call()))
+        next(replicate(stub.address, timeout=0.05, stream_domains=("replicate.com",)).stream(FLOWER, call()))
     assert other.connections == 0
     other.close()
 

@@ -110,6 +110,11 @@ def test_a_stream_may_be_a_bare_list(stub: Stub) -> None:
     assert streamed(stub) == ["a", "b", "c"]
 
 
+def test_what_comes_between_the_last_list_and_the_end_is_not_lost(stub: Stub) -> None:
+    script_stream(stub, answers(["a"]), answers([]), answers(["b"]), answers([]))
+    assert streamed(stub) == ["a", "b"]
+
+
 def test_outputs_that_are_no_text_are_written_as_json(stub: Stub) -> None:
     script_stream(stub, drained("succeeded", {"a": [1, None]}, 3, ["ü"], None), drained("succeeded"))
     assert streamed(stub) == ['{"a":[1,null]}', "3", '["ü"]', "null"]
