@@ -37,8 +37,8 @@ LEASE_SECONDS = 25
 """Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
 BEAT_SECONDS = 5.0
 TICK_SECONDS = 1.0
-REACT_SECONDS = 5.0
-"""How long a job may take to end once it was told to; then its slot is given to another thread."""
+REACT_SECONDS = 8.0
+"""How long a job may take to end once it was told to (a platform may have to be told too); then its slot is given on."""
 WAIT_SECONDS = 1
 MODULES = ("predictions.jobs.", "predictions.maintenance.")
 """Where a job's function may live: what stands in Redis cannot name any other code."""
