@@ -38,7 +38,7 @@ LEASE_SECONDS = 25
 BEAT_SECONDS = 5.0
 TICK_SECONDS = 1.0
 REACT_SECONDS = 8.0
-"""How long a job may take to end once it was told to (a platform may have to be told too); then its slot is given on."""
+"""How long a job may take to end once told to (its platform may have to be told too); then its slot is given on."""
 WAIT_SECONDS = 1
 MODULES = ("predictions.jobs.", "predictions.maintenance.")
 """Where a job's function may live: what stands in Redis cannot name any other code."""
