@@ -1,6 +1,9 @@
 """Tasks in the Django admin: a window to look through, with Cancel as its only handle."""
 
 import json
+import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -12,7 +15,7 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
@@ -26,6 +29,9 @@ from predictions.models import Task
 from predictions.recorder import RecordUnavailable
 
 SHOWN_CHARACTERS = 100_000
+SHOWN_FILES = 20
+_URL = re.compile(r"https?://\S+$|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+$")
+_PICTURE = re.compile(r"^data:image/|\.(png|jpe?g|gif|webp)(\?|$)", re.IGNORECASE)
 
 BADGES = {
     Task.Status.PENDING: "info",
@@ -66,7 +72,7 @@ class TaskAdmin(ModelAdmin):
     actions_detail = ["cancel_task"]
     fieldsets = [
         ("Task", {"fields": ["id", "status_now", "model_text", "platform", "user_id", "error_info"]}),
-        ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text"]}),
+        ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text", "files"]}),
         (
             "Timeline",
             {
@@ -143,6 +149,11 @@ class TaskAdmin(ModelAdmin):
     def outputs_text(self, task: Task) -> SafeString:
         return _json(task.outputs)
 
+    @display(description="Files")
+    def files(self, task: Task) -> SafeString:
+        """The pictures and links among the outputs."""
+        return format_html_join("", "{}", ((_shown(url),) for url in islice(_urls(task.outputs), SHOWN_FILES)))
+
     @display(description="Job")
     def job(self, task: Task) -> SafeString | str:
         if not task.queue_id or task.agent != settings.TASK_TYPE_NAME:
@@ -203,6 +214,32 @@ def _json(value: Any) -> SafeString:
     if len(text) > SHOWN_CHARACTERS:
         text = f"{text[:SHOWN_CHARACTERS]}\n… {len(text) - SHOWN_CHARACTERS} characters more"
     return format_html('<pre class="whitespace-pre-wrap break-words text-xs max-h-96 overflow-auto">{}</pre>', text)
+
+
+def _urls(value: Any) -> Iterator[str]:
+    """Every web address and inline picture in the outputs, however deep."""
+    if isinstance(value, str) and _URL.match(value):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _urls(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _urls(inner)
+
+
+def _shown(url: str) -> SafeString:
+    """A picture, or a link. Nothing tells the other server which page asked."""
+    if not _PICTURE.search(url):
+        link = '<a href="{}" rel="noreferrer noopener" class="text-primary-600 underline block">{}</a>'
+        return format_html(link, url, url)
+    picture = format_html(
+        '<img src="{}" alt="an output of the task" referrerpolicy="no-referrer" class="max-h-64 rounded">',
+        url,
+    )
+    if url.startswith("data:"):
+        return picture
+    return format_html('<a href="{}" rel="noreferrer noopener" class="inline-block m-1">{}</a>', url, picture)
 
 
 admin.site.unregister(User)

@@ -88,6 +88,19 @@ def test_a_tasks_page_is_read_only_and_shows_what_happened(admin: Client, client
     assert Task.objects.get().status == "succeeded"
 
 
+def test_pictures_and_links_among_the_outputs_are_shown(admin: Client) -> None:
+    picture, link = "http://agent/media/uploads/a.PNG?x=1", "https://example.com/report.pdf"
+    outputs = {
+        "output": [picture, {"more": link}, "javascript:alert(1)", "data:text/html,x", "data:image/png;base64,AA=="]
+    }
+    task = Task.objects.create(agent="default", model_name="painter", status="succeeded", outputs=outputs)
+    page = admin.get(f"{LIST}{task.pk}/change/").content.decode()
+    assert re.findall(r'<img src="([^"]*)" alt="an output', page) == [picture, "data:image/png;base64,AA=="]
+    assert f'href="{link}"' in page
+    assert 'href="javascript' not in page
+    assert 'href="data' not in page
+
+
 def test_cancel_as_a_button(admin: Client, client: APIClient) -> None:
     task_id = submit(client)
     assert f"{LIST}{task_id}/cancel/" in admin.get(f"{LIST}{task_id}/change/").content.decode()
