@@ -85,6 +85,7 @@ class TaskAdmin(ModelAdmin):
                     "attempt",
                     "queue_num",
                     "job",
+                    "request_id",
                     "upstream_id",
                     "upstream_cancel",
                     "agent",

@@ -94,7 +94,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
     """
     lifecycle.create(task)
     call = _new_call(task, settings.TASK_TIMEOUT)
-    ids = {"task_id": task.pk, "request_id": request_id()}
+    ids = {"task_id": task.pk, "request_id": task.request_id}
     text = _Text()
     started = time.monotonic()
     try:
@@ -215,7 +215,7 @@ def _new_call(task: Task, timeout_seconds: float) -> Call:
 
     return Call(
         timeout_seconds=timeout_seconds,
-        request_id=request_id(),
+        request_id=task.request_id,
         upstream_id=task.upstream_id,
         on_submitted=submitted,
         on_upstream_cancel=partial(lifecycle.note_upstream_cancel, task),

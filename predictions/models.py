@@ -68,6 +68,7 @@ class Task(models.Model):
     run_id = models.CharField(
         max_length=64, blank=True, default="", help_text="The run that may still write; older ones are refused."
     )
+    request_id = models.CharField("request", max_length=128, blank=True, default="", help_text="X-Request-ID.")
     upstream_id = models.CharField(
         "upstream job", max_length=200, blank=True, default="", help_text="The platform's own id of the prediction."
     )

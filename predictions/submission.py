@@ -9,6 +9,7 @@ from django.conf import settings
 
 from platforms import Chunk
 from predictions import execution, jobs, lifecycle
+from predictions.context import request_id
 from predictions.lifecycle import InvalidTransition, database_errors
 from predictions.models import Task, new_task_id
 from predictions.queue import queue
@@ -46,6 +47,7 @@ def new_task(
         model_version=model_version,
         inputs=inputs,
         user_id=user_id,
+        request_id=request_id(),
         status=status,
     )
 

@@ -57,7 +57,11 @@ class Server:
             start_new_session=True,
         )
         if process in ("web", "webhook"):
-            self.wait_until_it_answers()
+            try:
+                self.wait_until_it_answers()
+            except AssertionError:
+                self.kill()
+                raise
 
     def wait_until_it_answers(self) -> None:
         for _ in range(600):

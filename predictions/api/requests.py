@@ -3,11 +3,12 @@
 import io
 import json
 import logging
+import math
 import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -76,7 +77,7 @@ class JSONBodyParser(BaseParser):
         if length > settings.MAX_REQUEST_BODY:
             raise BodyTooLarge
         try:
-            return json.loads(stream.read(), parse_constant=_refuse_constant)
+            return json.loads(stream.read(), parse_constant=_refuse_constant, parse_float=_finite)
         except RecursionError as error:
             raise ParseError("the body is nested too deeply") from error
         except UnicodeDecodeError as error:
@@ -97,8 +98,14 @@ class JSONAnswer(BaseRenderer):
         return b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
 
 
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON number")
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number that JSON can carry")
+
+
+def _finite(text: str) -> float:
+    """Python reads 1e400 as infinity, which JSON cannot say again."""
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
 
 
 class AlwaysJSON(BaseContentNegotiation):

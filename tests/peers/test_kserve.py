@@ -159,7 +159,6 @@ def test_a_worker_sends_what_the_web_process_sends(agent: NewAgent, kserve: Mode
     assert asynchronous == synchronous
 
 
-@pytest.mark.xfail(strict=True, reason="a worker does not know the X-Request-ID of the request that queued its task")
 def test_the_request_id_reaches_the_model_from_a_worker_too(agent: NewAgent, kserve: ModelServer) -> None:
     here = agent(kserve.address, worker=True)
     response = here.post("/async/v1/predict", "moods", {"mood": "echo"}, **{"X-Request-ID": "find-me"})

@@ -123,7 +123,17 @@ def test_a_wrong_field_is_named_and_leaves_no_record(client: APIClient, body: An
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{", "[1]", '"text"', '{"model_name": "iris", "inputs": {"x": NaN}}', "[" * 100_000, b"\xff\xfe"]
+    "body",
+    [
+        "",
+        "{",
+        "[1]",
+        '"text"',
+        '{"model_name": "iris", "inputs": {"x": NaN}}',
+        '{"model_name": "m", "inputs": {"x": 1e400}}',
+        "[" * 100_000,
+        b"\xff\xfe",
+    ],
 )
 def test_a_body_that_is_not_a_json_object_is_refused(client: APIClient, body: str | bytes) -> None:
     response = client.post("/v1/predict", body, content_type="application/json")
