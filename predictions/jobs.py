@@ -4,7 +4,7 @@ from platforms import CallStopped, StopReason
 from predictions import execution
 from predictions.context import working_on
 from predictions.queue import queue
-from predictions.queue.worker import HandBack, RetryLater, current_run
+from predictions.queue.runs import HandBack, RetryLater, current_run
 from predictions.recorder import RecordUnavailable
 
 

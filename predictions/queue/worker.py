@@ -15,8 +15,6 @@ import time
 import traceback
 import uuid
 import zlib
-from collections.abc import Callable
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -30,6 +28,7 @@ from rq.worker import BaseWorker
 from predictions.queue import scripts
 from predictions.queue.connections import is_lost, run_script
 from predictions.queue.queue import KEEP_FAILED_SECONDS, KEEP_FINISHED_SECONDS, MAX_ATTEMPTS
+from predictions.queue.runs import GIVE_UP, HandBack, RetryLater, Run, call_of, run_of, running
 
 logger = logging.getLogger(__name__)
 
@@ -40,91 +39,6 @@ TICK_SECONDS = 1.0
 REACT_SECONDS = 8.0
 """How long a job may take to end once told to (its platform may have to be told too); then its slot is given on."""
 WAIT_SECONDS = 1
-MODULES = ("predictions.jobs.", "predictions.maintenance.")
-"""Where a job's function may live: what stands in Redis cannot name any other code."""
-GIVE_UP = "predictions.jobs.give_up"
-"""Called with (task id, why) for a job that cannot be run or did not end."""
-
-
-class RetryLater(Exception):
-    """Raised by a job: run it again after a wait that grows from one to thirty seconds."""
-
-
-class HandBack(Exception):
-    """Raised by a job that was told to end because its worker shuts down: it goes back to the queue's front."""
-
-
-class BrokenPayload(Exception):
-    """What Redis holds for a job is not a call of one of our functions."""
-
-
-class Run:
-    """One job in one slot. Exactly one thread may end it: whoever wins `claim_end`."""
-
-    def __init__(
-        self,
-        job_id: str,
-        execution_id: str,
-        queue_name: str,
-        data: bytes | None,
-        *,
-        timeout: float,
-        attempt: int,
-        outcome: str | None,
-    ) -> None:
-        self.job_id = job_id
-        self.execution_id = execution_id
-        self.queue_name = queue_name
-        self.data = data
-        self.attempt = attempt
-        self.outcome = outcome
-        self.started = time.monotonic()
-        self.deadline = self.started + timeout
-        self._on_stop: Callable[[str], None] | None = None
-        self.stop_reason: str | None = None
-        self.stopped_at = 0.0
-        self.abandoned = False
-        self._end_lock = threading.Lock()
-        self._end_claimed = False
-
-    @property
-    def member(self) -> str:
-        return f"{self.job_id}:{self.execution_id}"
-
-    def remaining(self) -> float:
-        """Seconds the job may still take."""
-        return max(0.0, self.deadline - time.monotonic())
-
-    def stops(self, stop: Callable[[str], None]) -> None:
-        """Registers how the job's work is ended: `stop` is called with the reason, at once if it came before."""
-        self._on_stop = stop
-        if self.stop_reason is not None:
-            stop(self.stop_reason)
-
-    def stop(self, reason: str) -> None:
-        """Tells the job to end. The first reason counts."""
-        if self.stop_reason is None:
-            self.stop_reason, self.stopped_at = reason, time.monotonic()
-            if self._on_stop is not None:
-                self._on_stop(reason)
-
-    def claim_end(self) -> bool:
-        with self._end_lock:
-            if self._end_claimed:
-                return False
-            self._end_claimed = True
-            return True
-
-
-_current_run: ContextVar[Run | None] = ContextVar("run", default=None)
-
-
-def current_run() -> Run:
-    """The run whose job is calling. Raises LookupError outside a worker."""
-    run = _current_run.get()
-    if run is None:
-        raise LookupError("no job is running here")
-    return run
 
 
 class ThreadWorker(BaseWorker):
@@ -254,7 +168,7 @@ class ThreadWorker(BaseWorker):
         self._silent_since = 0.0
         if paused and queue_name == self.queues[0].name:
             self._over.wait(0.2)  # the wait below would return at once while jobs are there
-        return [_run_of(job, queue_name) for job in jobs]
+        return [run_of(job, queue_name) for job in jobs]
 
     def _wait(self, seconds: float) -> None:
         """Until a job comes, or `seconds`. It only peeks: nothing is lost if this process dies while waiting."""
@@ -294,11 +208,11 @@ class ThreadWorker(BaseWorker):
 
     def _perform(self, run: Run) -> None:
         """The outermost loop of a job: whatever it raises ends here, as something RQ knows."""
-        token = _current_run.set(run)
+        token = running.set(run)
         becomes, exception = "finished", ""
         try:
             close_old_connections()
-            function, args, kwargs = _call_of(run)
+            function, args, kwargs = call_of(run)
             function(*args, **kwargs)
         except RetryLater:
             becomes = "scheduled"
@@ -308,7 +222,7 @@ class ThreadWorker(BaseWorker):
             logger.exception("job %s failed", run.job_id, extra={"task_id": run.job_id})
             becomes, exception = "failed", traceback.format_exc()
         finally:
-            _current_run.reset(token)
+            running.reset(token)
             close_old_connections()
         if run.claim_end():
             self._end(run, becomes, exception)
@@ -413,42 +327,3 @@ class ThreadWorker(BaseWorker):
 def _moment() -> str:
     formatted: str = utcformat(datetime.now(UTC))
     return formatted
-
-
-def _run_of(job: list[Any], queue_name: str) -> Run:
-    job_id, execution_id, data, timeout, attempt, outcome = job
-    return Run(
-        job_id.decode(),
-        execution_id.decode(),
-        queue_name,
-        data,
-        timeout=float(timeout or settings.TASK_TIMEOUT),
-        attempt=int(attempt or 1),
-        outcome=outcome.decode() if outcome else None,
-    )
-
-
-def _call_of(run: Run) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
-    """The call a job stands for; for a broken payload, the one that says so on the task."""
-    try:
-        return _parse(run.data)
-    except BrokenPayload as error:
-        logger.error("job %s is dropped: %s", run.job_id, error, extra={"task_id": run.job_id})
-        return import_attribute(GIVE_UP), [run.job_id, "the job's payload was broken"], {}
-
-
-def _parse(data: bytes | None) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
-    if data is None:
-        raise BrokenPayload("Redis holds nothing for it")
-    try:
-        name, instance, args, kwargs = json.loads(zlib.decompress(data))
-    except (zlib.error, ValueError, TypeError) as error:
-        raise BrokenPayload("it is not JSON as this agent writes it") from error
-    if not (isinstance(name, str) and name.startswith(MODULES) and instance is None):
-        raise BrokenPayload(f"it calls {name!r}, which is not a job of this agent")
-    if not (isinstance(args, list) and isinstance(kwargs, dict)):
-        raise BrokenPayload("its arguments are not a list and an object")
-    try:
-        return import_attribute(name), args, kwargs
-    except (ValueError, AttributeError, ImportError) as error:
-        raise BrokenPayload(f"there is no {name}") from error
