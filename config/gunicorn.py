@@ -6,6 +6,7 @@ as gthread's is.
 """
 
 import os
+from typing import Any
 
 import environ
 
@@ -28,3 +29,10 @@ errorlog = "-"
 loglevel = "warning"
 # Its default place is the home directory, which containers often mount read-only; nothing here uses it.
 control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Lets the application know when SIGTERM has come."""
+    from predictions.api import draining
+
+    draining.watch(lambda: not worker.alive)

@@ -9,6 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from predictions.api.draining import is_draining
 from predictions.queue import queue
 from predictions.recorder import get_recorder
 
@@ -36,6 +37,7 @@ class ReadyView(APIView):
             "database": _database,
             "redis": _redis,
             "record_service": _record_service,
+            "process": _process,
         }
         answers = _at_once(checks)
         ready = all(answer == "ok" for answer in answers.values())
@@ -72,6 +74,10 @@ def _redis() -> str:
     except queue.QueueUnavailable:
         return "does not answer"
     return "ok" if size < settings.MAX_QUEUE_SIZE else "queue full"
+
+
+def _process() -> str:
+    return "shutting down" if is_draining() else "ok"
 
 
 def _record_service() -> str:

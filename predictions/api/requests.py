@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, NoReturn
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from predictions.api.draining import NEW_PREDICTIONS, is_draining
 from predictions.context import working_on
 
 logger = logging.getLogger("requests")
@@ -44,7 +45,7 @@ class RequestMiddleware:
         started = time.monotonic()
         with working_on(request_id=request_id):
             _unchunk(request)
-            response = self.get_response(request)
+            response = _refusal(request) or self.get_response(request)
             response["X-Request-ID"] = request_id
             if not request.path.startswith(_QUIET):
                 logger.info(
@@ -55,6 +56,17 @@ class RequestMiddleware:
                     (time.monotonic() - started) * 1000,
                 )
         return response
+
+
+def _refusal(request: HttpRequest) -> HttpResponse | None:
+    """While the process ends: 503 for new predictions, and the connection closed, so that the caller tries another."""
+    if not (is_draining() and request.path in NEW_PREDICTIONS):
+        return None
+    sentence = "this process is shutting down: try again"
+    response = JsonResponse({"error": sentence, "code": "unavailable"}, status=503)
+    response["Connection"] = "close"
+    response["Retry-After"] = "1"
+    return response
 
 
 def _unchunk(request: HttpRequest) -> None:
