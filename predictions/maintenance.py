@@ -86,7 +86,10 @@ def sweep_archive() -> Summary:
 
 
 def purge_tasks() -> Summary:
-    """Deletes tasks that ended longer than TASK_RETENTION ago, a batch at a time. Raises RecordUnavailable."""
+    """Deletes tasks that ended longer than TASK_RETENTION ago, a batch at a time, and their files.
+
+    Raises RecordUnavailable and StorageUnavailable.
+    """
     summary = Summary()
     old = Task.objects.ended().filter(ended_at__lt=now() - settings.TASK_RETENTION, unreported=False)
     while True:

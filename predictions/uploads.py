@@ -6,7 +6,8 @@ Model servers carry no credential, so the address handed to a model holds a toke
 import logging
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from django.conf import settings
@@ -23,6 +24,10 @@ _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})$")
 
 class InvalidToken(Exception):
     """The token is not one of ours, or its task is not running."""
+
+
+class StorageUnavailable(Exception):
+    """The storage did not take the file, or did not delete it; the message says why and is for the log alone."""
 
 
 def upload_address(task_id: str) -> str:
@@ -43,29 +48,39 @@ def task_of(token: str) -> Task:
 
 
 def keep(file: "File[bytes]", *, original_name: str, size: int, task: Task | None) -> str:
-    """Stores a file under a new name with the original's extension, and answers that name."""
+    """Stores a file under a new name with the original's extension, and answers that name. Raises StorageUnavailable."""
     extension = _EXTENSION.search(original_name)
     name = f"{uuid.uuid4().hex}.{extension[1].lower()}" if extension else uuid.uuid4().hex
-    stored = default_storage.save(f"uploads/{name[:2]}/{name}", file)
+    with _storage_errors():
+        stored = default_storage.save(f"uploads/{name[:2]}/{name}", file)
     Upload.objects.create(task=task, name=stored, size=size)
     logger.info("file of %d bytes kept", size, extra={"task_id": task.pk} if task else {})
     return stored
 
 
 def delete_files_of(task_ids: Iterable[str]) -> None:
-    """Deletes what was uploaded for these tasks; a file that is gone already is no error."""
+    """Deletes what was uploaded for these tasks; a file that is gone already is no error. Raises StorageUnavailable."""
     _delete(Upload.objects.filter(task__in=list(task_ids)))
 
 
 def delete_files_before(moment: datetime) -> None:
-    """Deletes files without a task that are older."""
+    """Deletes files without a task that are older. Raises StorageUnavailable."""
     _delete(Upload.objects.filter(task=None, created_at__lt=moment))
 
 
 def _delete(uploads: Iterable[Upload]) -> None:
     for upload in uploads:
-        default_storage.delete(upload.name)
+        with _storage_errors():
+            default_storage.delete(upload.name)
         upload.delete()
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a full disk, an S3 that is down, no such bucket: each library has its own family
+        raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
 
 
 def _signer() -> Signer:

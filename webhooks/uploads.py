@@ -32,6 +32,12 @@ class UploadTooLarge(APIException):
     default_detail = "the file is larger than MAX_UPLOAD_SIZE allows"
 
 
+class NotKept(APIException):
+    status_code = 503
+    default_code = "unavailable"
+    default_detail = "the file could not be stored: try again later"
+
+
 class SizeLimit(FileUploadHandler):
     """Stands before Django's own handlers and ends the request at the byte that is too many."""
 
@@ -128,6 +134,9 @@ def _refuse_empty(file: "UploadedFile[Any]") -> None:
 
 def _keep(request: Request, file: "UploadedFile[Any]", task: Task | None) -> str:
     _refuse_empty(file)
-    name = uploads.keep(file, original_name=file.name or "", size=file.size or 0, task=task)
+    try:
+        name = uploads.keep(file, original_name=file.name or "", size=file.size or 0, task=task)
+    except uploads.StorageUnavailable as error:
+        raise NotKept from error
     url = default_storage.url(name)
     return url if "://" in url else request.build_absolute_uri(url)

@@ -6,6 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from predictions import maintenance
 from predictions.recorder import RecordUnavailable
+from predictions.uploads import StorageUnavailable
 
 
 class Command(BaseCommand):
@@ -16,3 +17,5 @@ class Command(BaseCommand):
             self.stdout.write(f"Purge: {maintenance.purge_tasks()}.")
         except RecordUnavailable as error:
             raise CommandError("The database does not answer. Is DATABASE_URL right?") from error
+        except StorageUnavailable as error:
+            raise CommandError(f"The storage of uploads did not delete a file ({error}); its task stays.") from error
