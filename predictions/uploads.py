@@ -48,7 +48,7 @@ def task_of(token: str) -> Task:
 
 
 def keep(file: "File[bytes]", *, original_name: str, size: int, task: Task | None) -> str:
-    """Stores a file under a new name with the original's extension, and answers that name. Raises StorageUnavailable."""
+    """Stores a file under a new name with the original's extension; answers that name. Raises StorageUnavailable."""
     extension = _EXTENSION.search(original_name)
     name = f"{uuid.uuid4().hex}.{extension[1].lower()}" if extension else uuid.uuid4().hex
     with _storage_errors():
