@@ -231,7 +231,12 @@ def _claimed(lock: int) -> bool:
 
 
 def _is_alive(pid: str) -> bool:
-    return not pid or Path(f"/proc/{pid}").exists()
+    if not pid:
+        return True  # it holds the lock and is about to write its number
+    with suppress(FileNotFoundError, ProcessLookupError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"  # killed, and not yet noticed by its parent
+    return False
 
 
 # --- What happens before the processes start

@@ -3,13 +3,15 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import redis
 from django.conf import settings
 from django_rq.cron import DjangoCronScheduler
 from rq.cron import CronJob
-from rq.exceptions import DuplicateJobError
+from rq.exceptions import DuplicateJobError, StopRequested
 from rq.queue import Queue
 
 from predictions.queue.connections import get_redis
@@ -38,6 +40,7 @@ class Scheduler(DjangoCronScheduler):
 
     def __init__(self) -> None:
         super().__init__(connection=get_redis(), name=f"{settings.TASK_TYPE_NAME}-scheduler")
+        self._stopping = False
 
     def every(self, seconds: int, function: Callable[[], Any]) -> None:
         """Registers `function` to be queued every `seconds`, the first time at once."""
@@ -54,10 +57,16 @@ class Scheduler(DjangoCronScheduler):
 
     def run(self) -> None:
         """RQ's own loop; it ends on SIGTERM and SIGINT, and begins again when Redis comes back."""
-        while True:
-            try:
-                self.start()
-                return
-            except redis.RedisError as error:
-                logger.error("the scheduler got no answer from Redis (%s), trying again", error)
-                time.sleep(2)
+        with suppress(StopRequested):
+            while not self._stopping:
+                try:
+                    self.start()
+                except redis.RedisError as error:
+                    logger.error("the scheduler got no answer from Redis (%s)", error)
+                    time.sleep(0 if self._stopping else 2)
+
+    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Once is enough: RQ signs off on its way out, and a Redis that is away must not keep it here."""
+        if not self._stopping:
+            self._stopping = True
+            raise StopRequested

