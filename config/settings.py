@@ -170,6 +170,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "predictions.api.requests.RequestMiddleware",
+    "predictions.api.health.ProbeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -221,6 +222,7 @@ else:
         "timeout": 10,
         "max_idle": 60,
     }
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # after a restart of the server the pool holds dead ones
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_PASSWORD_VALIDATORS = [
@@ -232,9 +234,9 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "/static/"
-STATIC_ROOT = env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))
+STATIC_ROOT = env.str("STATIC_ROOT", default="") or str(BASE_DIR / "staticfiles")
 WHITENOISE_USE_FINDERS = not PRODUCTION
-MEDIA_ROOT = env.str("MEDIA_ROOT", default=str(VAR_DIR / "media"))
+MEDIA_ROOT = env.str("MEDIA_ROOT", default="") or str(VAR_DIR / "media")
 MEDIA_URL = "/media/"
 AWS_BUCKET = env.str("AWS_BUCKET", default="")
 STORAGES: dict[str, dict[str, Any]] = {
@@ -243,7 +245,7 @@ STORAGES: dict[str, dict[str, Any]] = {
 }
 if AWS_BUCKET:
     STORAGES["default"] = {
-        "BACKEND": "storages.backends.s3.S3Storage",
+        "BACKEND": "webhooks.storage.SharedS3Storage",
         "OPTIONS": {
             "bucket_name": AWS_BUCKET,
             "access_key": env.str("AWS_ACCESS_KEY_ID", default="") or None,
@@ -252,7 +254,7 @@ if AWS_BUCKET:
             "endpoint_url": env.str("AWS_ENDPOINT_URL", default="") or None,
             "addressing_style": "path",
             "signature_version": "s3v4",
-            "file_overwrite": False,
+            "file_overwrite": True,  # names are new ones; asking whether one exists would need another permission
             "querystring_auth": True,
             "querystring_expire": int(min(TASK_RETENTION, timedelta(days=7)).total_seconds()),
             "object_parameters": {"ContentDisposition": "attachment"},
@@ -291,7 +293,7 @@ RQ_QUEUES = {
 RQ = {"WORKER_CLASS": "predictions.queue.worker.ThreadWorker", "COMMIT_MODE": "auto"}
 
 LOGGING_CONFIG = "config.logging.configure"
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
 LOGGING = {"level": LOG_LEVEL, "json": PRODUCTION}
 
 UNFOLD = {

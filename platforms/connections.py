@@ -133,9 +133,10 @@ class _Watched(HTTPConnection):
     def interrupt(self, exchange: Exchange) -> None:
         """Breaks the connection, unless it has been handed to another exchange meanwhile."""
         with self._owner:
-            if self._exchange is exchange and self.sock is not None:
+            sock = self.sock  # read once: its owner may close it now
+            if self._exchange is exchange and sock is not None:
                 with suppress(OSError):
-                    self.sock.shutdown(socket.SHUT_RDWR)
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _check_open(self) -> None:
         exchange = _current.get()

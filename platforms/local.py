@@ -8,8 +8,12 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+import gevent
+import gevent.monkey
+
 from platforms.base import (
     Call,
+    CallStopped,
     InvalidInputs,
     Platform,
     PlatformError,
@@ -23,6 +27,14 @@ from platforms.base import (
 logger = logging.getLogger(__name__)
 
 Predictor = Callable[[str, Mapping[str, Any]], Any]
+
+
+LOOK_EVERY_SECONDS = 0.2
+
+
+def _is_cooperative() -> bool:
+    """Whether threads here are greenlets, as under gunicorn's gevent worker."""
+    return bool(gevent.monkey.is_module_patched("threading"))
 
 
 class _Interrupted(BaseException):
@@ -48,8 +60,13 @@ class Local(Platform):
         call.shorten(self.timeout_seconds)
         interruption = _Interruption()
         try:
-            with call.closing(interruption.interrupt), interruption:
-                outputs = self._predict(prediction.model_name, prediction.inputs_alone())
+            if _is_cooperative():
+                outputs = self._predict_aside(prediction, call)
+            else:
+                with call.closing(interruption.interrupt), interruption:
+                    outputs = self._predict(prediction.model_name, prediction.inputs_alone())
+        except (PlatformError, CallStopped):
+            raise
         except _Interrupted:
             call.check()
             raise PlatformError("the predictor was interrupted") from None
@@ -60,6 +77,18 @@ class Local(Platform):
             logger.exception("the local predictor failed")
             raise PlatformError(f"the model raised {type(error).__name__}") from error
         return lift_running_time(_as_json(outputs))
+
+    def _predict_aside(self, prediction: Prediction, call: Call) -> Any:
+        """In a thread of the hub's pool: a predictor that computes must not hold up the other greenlets.
+
+        A stopped call is left at once; its predictor ends by itself.
+        """
+        result = gevent.get_hub().threadpool.spawn(self._predict, prediction.model_name, prediction.inputs_alone())
+        while not result.ready():
+            result.wait(min(LOOK_EVERY_SECONDS, call.remaining() + 0.001))
+            if not result.ready():
+                call.check()
+        return result.get()
 
     def docs(self, model_name: str, call: Call) -> Any:
         describe = getattr(self._module, "docs", None)

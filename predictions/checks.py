@@ -1,5 +1,6 @@
 """Wrong settings, refused at start with an id and a hint."""
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -34,6 +35,11 @@ def _queue() -> list[CheckMessage]:
         found.append(
             _error("E004", "TASK_TYPE_NAME is not a queue name", "Use letters, digits, '-', '_' and '.' only.")
         )
+    if settings.TASK_TYPE_NAME.endswith("-maintenance"):
+        found.append(_error("E006", "TASK_TYPE_NAME ends in -maintenance", "Another agent's queue is called so."))
+    for address in filter(None, settings.REDIS_ADDRESS.split(",")):
+        if not re.fullmatch(r"\s*[A-Za-z0-9._-]+(:[0-9]{1,5})?\s*", address):
+            found.append(_error("E007", f"REDIS_ADDRESS={address!r} is not an address", "Write host:port."))
     if settings.SHUTDOWN_DELAY_CHOSEN and not settings.USE_LOCAL_REDIS:
         found.append(
             _error(

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
 
 from platforms import (
     Call,
@@ -25,7 +24,7 @@ from platforms import (
 from predictions import lifecycle
 from predictions.context import request_id, working_on
 from predictions.inflight import in_flight
-from predictions.lifecycle import InvalidTransition, database_errors
+from predictions.lifecycle import InvalidTransition, database_errors, release_connection
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.queue import QueueUnavailable
@@ -99,7 +98,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
     started = time.monotonic()
     try:
         with in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()):
-            _release_connection()
+            release_connection()
             for chunk in platform_of(task).stream(_prediction_of(task), call):
                 text.add(chunk.data)
                 yield chunk
@@ -166,6 +165,9 @@ def run(
     if kept is not None:
         _write_kept(task_id, Outcome(**json.loads(kept)))
         return
+    if attempt > attempts:
+        give_up(task_id, f"its worker was lost {attempts} times")
+        return
     try:
         task = lifecycle.start(task_id, run_id=run_id, attempt=attempt)
     except InvalidTransition:
@@ -174,9 +176,6 @@ def run(
     except RecordRefused as error:
         logger.error("the record service refused to let the task start: %s", error)
         give_up(task_id, "the record service refused the task")
-        return
-    if attempt > attempts:
-        give_up(task_id, f"its worker was lost {attempts} times")
         return
     call = _new_call(task, timeout_seconds)
     on_call(call)
@@ -187,7 +186,7 @@ def run(
             raise
         logger.info("the prediction was stopped: the task was canceled")
         with suppress(InvalidTransition):
-            lifecycle.cancel(task)
+            lifecycle.cancel(task, by_run=True)
         return
     _write_or_keep(task, outcome)
 
@@ -211,7 +210,7 @@ def _new_call(task: Task, timeout_seconds: float) -> Call:
             lifecycle.note_upstream(task, upstream_id)
         except InvalidTransition as ended:
             raise CallStopped(StopReason.CANCELED) from ended
-        _release_connection()
+        release_connection()
 
     return Call(
         timeout_seconds=timeout_seconds,
@@ -224,7 +223,7 @@ def _new_call(task: Task, timeout_seconds: float) -> Call:
 
 def _ask(task: Task, call: Call) -> tuple[Outcome, PlatformError | None]:
     """Calls the platform, without a database connection in hand. Raises CallStopped."""
-    _release_connection()
+    release_connection()
     started = time.monotonic()
     try:
         with in_flight(task.pk, call):
@@ -243,12 +242,6 @@ def _prediction_of(task: Task) -> Prediction:
         model_version=task.model_version,
         upload_webhook=upload_address(task.pk),
     )
-
-
-def _release_connection() -> None:
-    """Gives the pooled connection back for the time of the wait; an unpooled one is this thread's own."""
-    if "pool" in connection.settings_dict["OPTIONS"] and not connection.in_atomic_block:
-        connection.close()
 
 
 def _write(task: Task, outcome: Outcome) -> None:
@@ -271,6 +264,7 @@ def _write_or_keep(task: Task, outcome: Outcome) -> None:
             with suppress(QueueUnavailable):
                 queue.keep_outcome(task.pk, json.dumps(asdict(outcome)))
                 raise
+            release_connection()
             time.sleep(pause)
             pause = min(5.0, pause * 2)
             continue

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.db.models import F, Q
 from django.utils.timezone import now
 
@@ -48,8 +48,14 @@ def database_errors() -> Iterator[None]:
     """A database that cannot be reached, or is locked or read-only, becomes RecordUnavailable."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, InternalError) as error:  # the last is PostgreSQL's "read-only"
         raise RecordUnavailable("the database did not answer") from error
+
+
+def release_connection() -> None:
+    """Gives the pooled connection back for the time of the wait; an unpooled one is this thread's own."""
+    if "pool" in connection.settings_dict["OPTIONS"] and not connection.in_atomic_block:
+        connection.close()
 
 
 def create(task: Task) -> Task:
@@ -84,6 +90,8 @@ def start(task_id: str, *, run_id: str, attempt: int) -> Task:
         if not startable.update(started_at=moment, updated_at=moment, **fields):
             raise InvalidTransition(task_id, Status.RUNNING)
         task = Task.objects.get(pk=task_id)
+    if task.run_id != run_id or task.status != Status.RUNNING:  # canceled, or another run's, since the UPDATE
+        raise InvalidTransition(task_id, Status.RUNNING)
     if _is_ours(task.agent):
         get_recorder().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
     return task
@@ -102,9 +110,12 @@ def fail(task: Task, error_info: str, *, running_time: float | None = None, by_r
     _end(task, Status.FAILED, by_run=by_run, error_info=error_info, running_time=running_time)
 
 
-def cancel(task: Task, *, only_from: str | None = None) -> None:
-    """→ `canceled`, from `only_from` alone where given. Raises InvalidTransition and RecordUnavailable."""
-    _end(task, Status.CANCELED, only_from=only_from)
+def cancel(task: Task, *, only_from: str | None = None, by_run: bool = False) -> None:
+    """→ `canceled`, from `only_from` alone where given; `by_run` as in `fail`.
+
+    Raises InvalidTransition and RecordUnavailable.
+    """
+    _end(task, Status.CANCELED, only_from=only_from, by_run=by_run)
 
 
 def note_upstream(task: Task, upstream_id: str) -> None:
@@ -132,6 +143,8 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     Raises InvalidTransition and RecordUnavailable.
     """
     moment = now()
+    if status == Status.PENDING == task.status:
+        status = ""
     changes = dict(fields)
     if status == Status.RUNNING:
         changes |= {"status": status, "started_at": moment, "attempt": F("attempt") + 1}

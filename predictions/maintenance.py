@@ -21,6 +21,7 @@ from predictions.recorder import RecordUnavailable
 logger = logging.getLogger(__name__)
 
 PURGE_BATCH = 1000
+REPORT_FAILURES = 3
 
 
 @dataclass(slots=True)
@@ -106,17 +107,23 @@ def purge_tasks() -> Summary:
 
 
 def report_unreported() -> int:
-    """Tells the record service of ended tasks it has not heard of; stops at the first that it does not take."""
-    reported = 0
+    """Tells the record service of ended tasks it has not heard of; stops after three that it does not take."""
+    reported = failures = 0
+    unreported = Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME)
     with database_errors():
-        tasks = list(Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME)[:PURGE_BATCH])
-    for task in tasks:
+        task_ids = list(unreported.order_by("updated_at").values_list("pk", flat=True)[:PURGE_BATCH])
+    for task_id in task_ids:
         try:
-            lifecycle.report_ended(task)
+            with database_errors():
+                task = unreported.filter(pk=task_id).first()
+            if task is not None:
+                lifecycle.report_ended(task)
+                reported += 1
         except RecordUnavailable:
-            logger.warning("the record service does not answer: %d tasks wait to be reported", len(tasks) - reported)
-            break
-        reported += 1
+            failures += 1
+            if failures >= REPORT_FAILURES:
+                logger.warning("the record service does not take %d tasks", len(task_ids) - reported)
+                break
     return reported
 
 

@@ -1,6 +1,7 @@
 """Taking tasks in and out of the queue: submit, cancel, cancel what waits."""
 
 import logging
+import re
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,8 @@ from predictions.queue.queue import QueueFull, QueueUnavailable
 from predictions.recorder import RecordError, RecordUnavailable
 
 logger = logging.getLogger(__name__)
+
+TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class TaskNotFound(Exception):
@@ -115,11 +118,16 @@ def submit(*, model_name: str, inputs: dict[str, Any], model_version: str = "", 
     except RecordError:
         with suppress(QueueUnavailable):
             queue.remove([task.pk])
+        with suppress(RecordError, InvalidTransition):  # the row may be there, and only the answer was lost
+            lifecycle.fail(task, "the task could not be recorded")
         raise
     try:
         queue.enqueue(task.pk, jobs.run_prediction)
     except (QueueUnavailable, QueueFull):
-        lifecycle.fail(task, "the task could not be queued")
+        try:
+            lifecycle.fail(task, "the task could not be queued")
+        except InvalidTransition:  # only the answer was lost: a worker has ended the task already
+            return task
         raise
     logger.info("task submitted", extra={"task_id": task.pk, "queue_size": task.queue_num})
     return task
@@ -134,6 +142,8 @@ def _record_refusal(task: Task) -> None:
 
 def get(task_id: str) -> Task:
     """The task as it stands. Raises TaskNotFound and RecordUnavailable."""
+    if not TASK_ID.fullmatch(task_id):
+        raise TaskNotFound
     with database_errors():
         task = Task.objects.defer("inputs").filter(pk=task_id).first()
     if task is None:
@@ -187,7 +197,11 @@ def cancel_pending() -> tuple[int, int]:
         tasks = list(Task.objects.filter(pk__in=waiting, status=Task.Status.PENDING).defer("inputs", "outputs"))
     for task in tasks:
         with suppress(InvalidTransition):
-            lifecycle.cancel(task, only_from=Task.Status.PENDING)
+            try:
+                lifecycle.cancel(task, only_from=Task.Status.PENDING)
+            except RecordUnavailable:
+                if task.status != Task.Status.CANCELED:
+                    raise
             canceled.append(task.pk)
     if canceled:
         queue.remove(canceled)

@@ -15,6 +15,7 @@ from django.core.files.base import File
 from django.core.files.storage import default_storage
 from django.core.signing import BadSignature, Signer
 
+from predictions.lifecycle import database_errors, release_connection
 from predictions.models import Task, Upload
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ def task_of(token: str) -> Task:
         task_id = _signer().unsign(token)
     except BadSignature as error:
         raise InvalidToken from error
-    task = Task.objects.defer("inputs", "outputs").filter(pk=task_id, status=Task.Status.RUNNING).first()
+    with database_errors():
+        task = Task.objects.defer("inputs", "outputs").filter(pk=task_id, status=Task.Status.RUNNING).first()
+    release_connection()  # the file is still to come
     if task is None:
         raise InvalidToken
     return task
@@ -53,7 +56,9 @@ def keep(file: "File[bytes]", *, original_name: str, size: int, task: Task | Non
     name = f"{uuid.uuid4().hex}.{extension[1].lower()}" if extension else uuid.uuid4().hex
     with _storage_errors():
         stored = default_storage.save(f"uploads/{name[:2]}/{name}", file)
-    Upload.objects.create(task=task, name=stored, size=size)
+    with database_errors():
+        Upload.objects.create(task=task, name=stored, size=size)
+    release_connection()
     logger.info("file of %d bytes kept", size, extra={"task_id": task.pk} if task else {})
     return stored
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from predictions.queue.embedded import EmbeddedRedis
 
-KEPT = ("DATABASE_URL", "PATH", "HOME", "LANG", "TERM", "TMPDIR", "VIRTUAL_ENV", "CI")
+KEPT = ("DATABASE_URL", "PATH", "HOME", "LANG", "TERM", "TMPDIR", "VIRTUAL_ENV", "CI", "NODE_EXTRA_CA_CERTS")
 PREFIXES = ("PYTEST", "PYTHON", "PIP_", "COVERAGE", "PLAYWRIGHT", "DJANGO_")
 
 for name in list(os.environ):

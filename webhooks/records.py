@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from platforms.base import parse_running_time
 from predictions import lifecycle, submission
+from predictions.api.predictions import user_id
 from predictions.api.serializers import StrictCharField, running_time_text, task_object, time_text
 from predictions.lifecycle import database_errors
 from predictions.models import ENDED, Task
@@ -79,7 +80,7 @@ class RecordsView(APIView):
         record = NewRecordSerializer(data=request.data)
         record.is_valid(raise_exception=True)
         fields = {name: value for name, value in record.validated_data.items() if value not in (None, "")}
-        task = Task(**fields, user_id=request.headers.get("UID", "")[:200])
+        task = Task(**fields, user_id=user_id(request))
         if task.status in ENDED:
             task.ended_at = now()
         try:
@@ -106,7 +107,8 @@ class ModelStatusView(APIView):
     permission_classes = [IsRecordClient]
 
     def get(self, request: Request) -> Response:
-        asked = request.query_params.dict() if request.query_params else request.data
+        body = request.data if isinstance(request.data, dict) else {}
+        asked = {**body, **request.query_params.dict()}
         query = ModelStatusSerializer(data=asked)
         query.is_valid(raise_exception=True)
         with database_errors():

@@ -23,7 +23,7 @@ from predictions import uploads
 from predictions.models import Task
 from webhooks.permissions import IsRecordClient, MayUpload
 
-_PART = re.compile(r"file_(\d{1,4})")
+_PART = re.compile(r"file_(0|[1-9]\d{0,3})")
 
 
 class UploadTooLarge(APIException):
@@ -75,9 +75,8 @@ class UploadBatchView(APIView):
     permission_classes = [IsRecordClient]
 
     def post(self, request: Request, token: str = "") -> Response:
-        numbered = sorted(
-            (int(match[1]), file) for name, file in _files(request).items() if (match := _PART.fullmatch(name))
-        )
+        parts = ((_PART.fullmatch(name), file) for name, file in _files(request).items())
+        numbered = sorted(((int(match[1]), file) for match, file in parts if match), key=lambda pair: pair[0])
         if [number for number, _ in numbered] != list(range(len(numbered))) or not numbered:
             raise ValidationError({"file_0": "send the files as the multipart parts 'file_0', 'file_1' and so on"})
         task = _task(request)

@@ -15,10 +15,15 @@ class ModelSerializer(serializers.Serializer[Any]):
     model_name = StrictCharField(max_length=200)
 
 
+def _body(request: Request) -> dict[str, Any]:
+    """The JSON body, where there is one that is an object."""
+    return request.data if isinstance(request.data, dict) else {}
+
+
 class DocsView(APIView):
     """Asked in the query string or in a JSON body."""
 
     def get(self, request: Request) -> Response:
-        model = ModelSerializer(data=request.query_params.dict() or request.data)
+        model = ModelSerializer(data={**_body(request), **request.query_params.dict()})
         model.is_valid(raise_exception=True)
         return Response(submission.describe(model.validated_data["model_name"]))

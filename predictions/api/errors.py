@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -30,6 +31,8 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (QueueFull, 429, "queue_full", "the queue is full: try again later"),
     (QueueUnavailable, 503, "unavailable", "the task queue is not available: try again later"),
     (RecordUnavailable, 503, "unavailable", "the task could not be recorded: try again later"),
+    (OperationalError, 503, "unavailable", "the database is not available: try again later"),
+    (InterfaceError, 503, "unavailable", "the database is not available: try again later"),
     (RecordRefused, 503, "unavailable", "the record service refused the task"),
     (TaskNotFound, 404, "not_found", "there is no task with this id"),
     (AlreadyFinished, 409, "already_finished", None),
@@ -38,7 +41,12 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (InvalidTransition, 409, "invalid_transition", "the task's status does not allow this change"),
     (RequestDataTooBig, 413, "body_too_large", "the request body is larger than MAX_REQUEST_BODY allows"),
     (SuspiciousOperation, 400, "invalid_request", "the request is malformed"),
-    (exceptions.UnsupportedMediaType, 415, "unsupported_media_type", "send JSON: 'Content-Type: application/json'"),
+    (
+        exceptions.UnsupportedMediaType,
+        415,
+        "unsupported_media_type",
+        "send JSON, or files as multipart/form-data",
+    ),
     (exceptions.NotAuthenticated, 401, "unauthorized", None),
     (exceptions.AuthenticationFailed, 401, "unauthorized", None),
     (exceptions.PermissionDenied, 403, "forbidden", None),

@@ -1,5 +1,7 @@
 """Predictions: sync and async."""
 
+from contextlib import suppress
+
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -12,7 +14,10 @@ UID_LENGTH = 200
 
 def user_id(request: Request) -> str:
     """The UID header: whose task it is."""
-    return request.headers.get("UID", "")[:UID_LENGTH]
+    given = request.headers.get("UID", "")
+    with suppress(UnicodeError):  # WSGI hands on UTF-8 as if it were Latin-1
+        given = given.encode("latin-1").decode()
+    return given[:UID_LENGTH]
 
 
 class PredictView(APIView):

@@ -20,6 +20,7 @@ from rest_framework.request import Request
 
 from predictions.api.draining import NEW_PREDICTIONS, is_draining
 from predictions.context import working_on
+from predictions.lifecycle import release_connection
 
 logger = logging.getLogger("requests")
 
@@ -44,9 +45,10 @@ class RequestMiddleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started = time.monotonic()
         with working_on(request_id=request_id):
-            _unchunk(request)
-            response = _refusal(request) or self.get_response(request)
+            response = _refusal(request) or _unchunk(request) or self.get_response(request)
             response["X-Request-ID"] = request_id
+            if not response.streaming:
+                release_connection()  # a caller who reads slowly must not hold it
             if not request.path.startswith(_QUIET):
                 logger.info(
                     "%s %s %d %.1fms",
@@ -62,19 +64,34 @@ def _refusal(request: HttpRequest) -> HttpResponse | None:
     """While the process ends: 503 for new predictions, and the connection closed, so that the caller tries another."""
     if not (is_draining() and request.path in NEW_PREDICTIONS):
         return None
-    sentence = "this process is shutting down: try again"
-    response = JsonResponse({"error": sentence, "code": "unavailable"}, status=503)
-    response["Connection"] = "close"
+    response = _closing(503, "unavailable", "this process is shutting down: try again")
     response["Retry-After"] = "1"
     return response
 
 
-def _unchunk(request: HttpRequest) -> None:
-    """Gives a chunked body (no Content-Length) the length that Django needs to read it."""
-    if request.META.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked" and "wsgi.input" in request.META:
+def _unchunk(request: HttpRequest) -> HttpResponse | None:
+    """Gives a chunked body (no Content-Length) the length that Django needs to read it; refuses one it cannot read."""
+    coding = request.META.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
+    if not coding or "wsgi.input" not in request.META:
+        return None
+    if coding != "chunked":
+        return _closing(400, "invalid_request", f"the transfer coding {coding!r} is not understood here")
+    try:
         body = request.META["wsgi.input"].read(settings.MAX_REQUEST_BODY + 1)
-        request.META["CONTENT_LENGTH"] = str(len(body))
-        request._stream = io.BytesIO(body)
+    except Exception:  # whatever the server that runs us raises for chunks that are none
+        return _closing(400, "invalid_request", "the chunked body is malformed")
+    if len(body) > settings.MAX_REQUEST_BODY:
+        return _closing(413, "body_too_large", "a chunked body may not be larger than MAX_REQUEST_BODY")
+    request.META["CONTENT_LENGTH"] = str(len(body))
+    request._stream = io.BytesIO(body)
+    return None
+
+
+def _closing(status: int, code: str, sentence: str) -> HttpResponse:
+    """An answer after which the connection is of no use: what the caller sent was not read to its end."""
+    response = JsonResponse({"error": sentence, "code": code}, status=status)
+    response["Connection"] = "close"
+    return response
 
 
 class JSONBodyParser(BaseParser):

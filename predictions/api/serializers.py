@@ -33,7 +33,10 @@ class PredictionSerializer(serializers.Serializer[Any]):
 
     model_name = StrictCharField(max_length=200)
     inputs = ObjectField()
-    model_version = StrictCharField(max_length=100, required=False, allow_blank=True, default="")
+    model_version = StrictCharField(max_length=100, required=False, allow_blank=True, allow_null=True, default="")
+
+    def validate_model_version(self, value: str | None) -> str:
+        return value or ""
 
 
 def running_time_text(seconds: float | None) -> str:

@@ -84,7 +84,8 @@ class _Caller:
         if not isinstance(self._socket, socket.socket):
             return False
         try:
-            readable, _, _ = select.select([self._socket], [], [], 0)
-            return bool(readable) and self._socket.recv(1, socket.MSG_PEEK) == b""
-        except (OSError, ValueError):
+            poll = select.poll()  # select() itself knows no descriptors above 1023
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(0)) and self._socket.recv(1, socket.MSG_PEEK) == b""
+        except (OSError, ValueError):  # it is closed
             return True

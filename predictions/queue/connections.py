@@ -49,7 +49,7 @@ def _client(pid: int) -> redis.Redis:
         socket_timeout=REPLY_TIMEOUT_SECONDS,
         socket_keepalive=True,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2, supported_errors=(RedisConnectionError,)),
         **({"connection_class": redis.SSLConnection} if settings.REDIS_TLS else {}),
     )
     return redis.Redis(connection_pool=pool)

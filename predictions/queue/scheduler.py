@@ -27,7 +27,7 @@ class _MaintenanceJob(CronJob):
         assert self.interval is not None
         queue = Queue(self.queue_name, connection=connection, serializer="rq.serializers.JSONSerializer")
         turn = int(time.time() // self.interval)
-        job_id = f"{self.func.__name__}-{turn}"
+        job_id = f"{self.queue_name}-{self.func.__name__}-{turn}".replace(".", "-")
         try:
             return queue.enqueue(self.func, job_id=job_id, unique=True, **self.job_options)
         except DuplicateJobError:

@@ -113,7 +113,9 @@ while next_execution <= #ARGV do
     table.insert(answer, {id, execution, job[1], job[2], job[3], job[4]})
   end
 end
-if #answer > 1 then redis.call('HSET', p .. ':worker:' .. worker, 'state', 'busy') end
+if #answer > 1 and redis.call('EXISTS', p .. ':worker:' .. worker) == 1 then
+  redis.call('HSET', p .. ':worker:' .. worker, 'state', 'busy')
+end
 return answer
 """
 )

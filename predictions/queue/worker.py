@@ -21,7 +21,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 from rq.utils import import_attribute, utcformat
 from rq.worker import BaseWorker
 
@@ -218,7 +218,7 @@ class ThreadWorker(BaseWorker):
             becomes = "scheduled"
         except HandBack:
             becomes = "queued"
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("job %s failed", run.job_id, extra={"task_id": run.job_id})
             becomes, exception = "failed", traceback.format_exc()
         finally:
@@ -258,6 +258,8 @@ class ThreadWorker(BaseWorker):
                     beat_at = time.monotonic() + BEAT_SECONDS
             except redis.RedisError as error:
                 logger.debug("the supervisor got no answer from Redis: %s", error)
+            except Exception:  # without its supervisor a worker would lose all its jobs
+                logger.exception("the supervisor of worker %s failed, and goes on", self.name)
             self._enforce_limits()
 
     def _beat(self) -> None:
@@ -268,6 +270,7 @@ class ThreadWorker(BaseWorker):
                 scripts.BEAT, queue.name, self.name, LEASE_SECONDS, self.worker_ttl + 60, _moment(), state, *members
             )
             if not known:
+                self.connection.delete(self.key)
                 self.register_birth()
 
     def _enforce_limits(self) -> None:
@@ -280,15 +283,23 @@ class ThreadWorker(BaseWorker):
 
     def _abandon(self, run: Run) -> None:
         """A job that does not react keeps its thread, but no longer its slot."""
-        if not run.claim_end():
-            return
         run.abandoned = True
+        if not run.claim_end():
+            run.abandoned = False
+            return
         logger.error("job %s did not end when told to; its slot is given on", run.job_id)
+        threading.Thread(target=self._give_up, args=(run,), name="give-up", daemon=True).start()
+
+    def _give_up(self, run: Run) -> None:
+        """In a thread of its own: a database that hangs must not keep the supervisor from its beats."""
         becomes, exception = "finished", ""
         try:
+            close_old_connections()
             import_attribute(GIVE_UP)(run.job_id, "the prediction did not end within its time limit")
         except Exception:  # archived instead: the sweep says so on the task
             becomes, exception = "failed", traceback.format_exc()
+        finally:
+            connection.close()
         self._end(run, becomes, exception)
         self._runs.pop(run.execution_id, None)
         self._slots -= 1
