@@ -1,0 +1,81 @@
+"""What only the real web server shows: cooperative local models, probes by address, malformed chunks."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from predictions.models import Task
+from tests.predictions.test_cancel import until
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+Serve = Callable[..., Server]
+IRIS = {"LOCAL_PREDICTOR": "examples.iris:predict"}
+
+
+def slow_iris(web: Server, seconds: float) -> requests.Response:
+    inputs = {"instances": [], "delay_seconds": seconds}
+    return requests.post(f"{web.url}/v1/predict", json={"model_name": "iris", "inputs": inputs}, timeout=60)
+
+
+def test_a_sync_prediction_on_a_local_model_can_be_canceled(serve: Serve) -> None:
+    web = serve("web", **IRIS)
+    answers: list[requests.Response] = []
+    caller = threading.Thread(target=lambda: answers.append(slow_iris(web, 300)))
+    caller.start()
+    until(Task.objects.exists)
+    assert requests.post(f"{web.url}/cancel/{Task.objects.get().pk}", timeout=30).status_code == 202
+    caller.join(30)
+    assert (answers[0].status_code, answers[0].json()["code"]) == (409, "canceled")
+
+
+def test_a_local_model_is_held_to_the_time_limit(serve: Serve) -> None:
+    response = slow_iris(serve("web", TASK_TIMEOUT="1", **_short_timeouts(), **IRIS), 300)
+    assert (response.status_code, response.json()["code"]) == (504, "platform_timeout")
+
+
+def _short_timeouts() -> dict[str, str]:
+    names = ("KSERVE", "K8SPLUGIN", "REPLICATE", "RUNPOD")
+    return {f"{name}_REQUEST_TIMEOUT": "1" for name in names}
+
+
+def test_a_local_model_that_computes_does_not_hold_up_the_others(serve: Serve) -> None:
+    web = serve("web", LOCAL_PREDICTOR="tests.predictors:compute")
+    body = {"model_name": "m", "inputs": {"seconds": 6}}
+    caller = threading.Thread(
+        target=requests.post, args=(f"{web.url}/v1/predict",), kwargs={"json": body, "timeout": 60}
+    )
+    caller.start()
+    until(Task.objects.exists)
+    answered = 0
+    while caller.is_alive() and answered < 20:
+        assert requests.get(f"{web.url}/live", timeout=30).status_code == 200
+        answered += 1
+        time.sleep(0.01)
+    assert answered == 20
+    caller.join(60)
+
+
+def test_probes_are_answered_whatever_the_host_name(serve: Serve) -> None:
+    web = serve("web", ALLOWED_HOSTS="agent.example.com")
+    for path in ("/live", "/ready"):
+        assert requests.get(f"{web.url}{path}", headers={"Host": "10.0.0.9"}, timeout=30).status_code == 200
+    assert requests.get(f"{web.url}/v1/queue_size", headers={"Host": "10.0.0.9"}, timeout=30).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"), [("chunked", b"zz\r\nabc\r\n0\r\n\r\n"), ("gzip, chunked", b"3\r\nabc\r\n0\r\n\r\n")]
+)
+def test_a_malformed_chunked_body_is_the_callers_error(serve: Serve, coding: str, body: bytes) -> None:
+    web = serve("web")
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as sock:
+        sock.sendall(head.encode() + body)
+        assert b" 400 " in sock.recv(4096).split(b"\r\n")[0]

@@ -1,0 +1,103 @@
+"""Small ways in which it once went wrong."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from rest_framework.test import APIClient
+
+from predictions import execution, lifecycle, maintenance
+from predictions.lifecycle import InvalidTransition
+from predictions.models import Task
+from predictions.queue.connections import get_redis
+from predictions.queue.scheduler import Scheduler
+from tests.conftest import new_worker
+from tests.predictions.test_async import submit
+
+
+def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..., None]) -> None:
+    for name in ("one", "two"):
+        configured(TASK_TYPE_NAME=name, MAINTENANCE_QUEUE=f"{name}-maintenance")
+        scheduler = Scheduler()
+        scheduler.every(1800, maintenance.sweep_archive_job)
+        scheduler.enqueue_jobs()
+    assert get_redis().llen("rq:queue:one-maintenance") == get_redis().llen("rq:queue:two-maintenance") == 1
+
+
+@pytest.mark.parametrize("task_id", ["a%00b", "x" * 65, "ü", "a%20b"])
+def test_what_cannot_be_a_tasks_id_is_not_found(client: APIClient, task_id: str) -> None:
+    assert client.get(f"/task/{task_id}").status_code == 404
+    assert client.post(f"/cancel/{task_id}").status_code == 404
+
+
+def test_a_version_may_be_null(client: APIClient) -> None:
+    body = {"model_name": "m", "inputs": {}, "model_version": None}
+    assert client.post("/v1/predict", body, format="json").json()["model_version"] == ""
+
+
+def test_a_users_name_may_have_any_letters(client: APIClient) -> None:
+    client.post(
+        "/v1/predict", {"model_name": "m", "inputs": {}}, format="json", headers={"UID": "ü".encode().decode("latin-1")}
+    )
+    assert Task.objects.get().user_id == "ü"
+
+
+def test_an_older_run_does_not_cancel_the_newer_ones_task(client: APIClient) -> None:
+    task_id = submit(client)
+    older = lifecycle.start(task_id, run_id="old", attempt=1)
+    lifecycle.start(task_id, run_id="new", attempt=2)
+    with pytest.raises(InvalidTransition):
+        lifecycle.cancel(older, by_run=True)
+    assert Task.objects.get().status == "running"
+
+
+def test_a_task_that_lost_two_workers_says_that_it_was_tried_twice(client: APIClient) -> None:
+    task_id = submit(client)
+    lifecycle.start(task_id, run_id="second", attempt=2)
+    execution.run(
+        task_id, run_id="third", attempt=3, attempts=2, timeout_seconds=9, kept=None, on_call=lambda call: None
+    )
+    task = Task.objects.get()
+    assert (task.status, task.attempt) == ("failed", 2)
+
+
+def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
+    worker = new_worker()
+    worker.register_birth()
+    get_redis().flushall()
+    submit(client)
+    worker._claim_from("default", 1)
+    worker._beat()
+    assert get_redis().smembers("rq:workers") == {worker.key.encode()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "number"),
+    [
+        ("MAX_QUEUE_SIZE", 0, "E001"),
+        ("WORKER_CONCURRENCY", 0, "E002"),
+        ("TASK_TIMEOUT", 0, "E003"),
+        ("TASK_TYPE_NAME", "a b", "E004"),
+        ("SHUTDOWN_DELAY_CHOSEN", True, "E005"),
+        ("TASK_TYPE_NAME", "default-maintenance", "E006"),
+        ("REDIS_ADDRESS", "foo:bar", "E007"),
+        ("ML_PLATFORM", "nope", "E010"),
+        ("TASK_TIMEOUT", 100, "E011"),
+        ("ML_PLATFORM", "kserve", "E012"),
+        ("LOCAL_PREDICTOR", "nowhere:predict", "E013"),
+        ("ALLOW_ANONYMOUS", False, "E020"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_a_hint(
+    configured: Callable[..., None], setting: str, value: Any, number: str
+) -> None:
+    configured(**{setting: value})
+    (found,) = [message for message in run_checks() if message.id == f"agent.{number}"]
+    assert found.hint
+
+
+def test_production_refuses_the_defaults(configured: Callable[..., None], settings: Any) -> None:
+    configured(PRODUCTION=True, SECRET_KEY=settings.INSECURE_SECRET_KEY, ALLOWED_HOSTS=[], DEBUG=True)
+    ids = {message.id for message in run_checks()}
+    assert {"agent.E021", "agent.E022", "agent.E023"} <= ids
