@@ -172,6 +172,7 @@ def run(
         task = lifecycle.start(task_id, run_id=run_id, attempt=attempt)
     except InvalidTransition:
         logger.info("task is not to be run: it has ended")
+        _cancel_upstream_of_canceled(task_id)
         return
     except RecordRefused as error:
         logger.error("the record service refused to let the task start: %s", error)
@@ -191,6 +192,18 @@ def run(
     _write_or_keep(task, outcome)
 
 
+def cancel_upstream(task: Task) -> None:
+    """Cancels the platform's job of a task that ended while nobody waited for that job; notes what came of it.
+
+    A call that is stopped before it begins does just that: it finds the job, and gives it up.
+    """
+    if task.upstream_id and not task.upstream_cancel:
+        call = _new_call(task, platform_of(task).timeout_seconds)
+        call.stop(StopReason.CANCELED)
+        with suppress(CallStopped, PlatformError):
+            platform_of(task).predict(_prediction_of(task), call)
+
+
 def give_up(task_id: str, why: str) -> None:
     """Fails a task that cannot be run (again); an ended one is left alone. Raises RecordUnavailable."""
     with database_errors():
@@ -200,6 +213,8 @@ def give_up(task_id: str, why: str) -> None:
             lifecycle.fail(task, why)
         except InvalidTransition:
             logger.info("task ended by itself")
+            return
+        cancel_upstream(task)
 
 
 def _new_call(task: Task, timeout_seconds: float) -> Call:
@@ -249,6 +264,13 @@ def _write(task: Task, outcome: Outcome) -> None:
         lifecycle.succeed(task, outcome.outputs, outcome.running_time)
     else:
         lifecycle.fail(task, outcome.error_info, running_time=outcome.running_time, by_run=True)
+
+
+def _cancel_upstream_of_canceled(task_id: str) -> None:
+    with database_errors():
+        task = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
+    if task is not None:
+        cancel_upstream(task)
 
 
 def _write_or_keep(task: Task, outcome: Outcome) -> None:

@@ -162,7 +162,9 @@ def cancel(task_id: str) -> bool:
         raise NotOurs
     was_running = _cancel_row(task)
     try:
-        if not queue.remove([task.pk]) and was_running:
+        if queue.remove([task.pk]):
+            execution.cancel_upstream(task)  # of an earlier attempt, which no worker waits for now
+        elif was_running:
             queue.request_stop(task.pk)
     except QueueUnavailable:
         logger.warning("canceled, but Redis could not be told: its job ends unused", extra={"task_id": task.pk})

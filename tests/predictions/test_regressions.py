@@ -13,6 +13,7 @@ from predictions.models import Task
 from predictions.queue.connections import get_redis
 from predictions.queue.scheduler import Scheduler
 from tests.conftest import new_worker
+from tests.platforms.stub import Stub, answers
 from tests.predictions.test_async import submit
 
 
@@ -101,3 +102,26 @@ def test_production_refuses_the_defaults(configured: Callable[..., None], settin
     configured(PRODUCTION=True, SECRET_KEY=settings.INSECURE_SECRET_KEY, ALLOWED_HOSTS=[], DEBUG=True)
     ids = {message.id for message in run_checks()}
     assert {"agent.E021", "agent.E022", "agent.E023"} <= ids
+
+
+@pytest.mark.parametrize("how", ["canceled while it is queued again", "canceled before its job is taken", "given up"])
+def test_the_platforms_job_is_canceled_though_nobody_waits_for_it(
+    client: APIClient, configured: Callable[..., None], work: Callable[..., Any], how: str
+) -> None:
+    stub = Stub()
+    arguments = {"address": stub.url, "api_key": "k", "endpoint": "e", "timeout_seconds": 5.0}
+    configured(ML_PLATFORM="runpod", PLATFORMS={"runpod": ("platforms.runpod.RunPod", arguments)})
+    stub.script("POST /e/cancel/up-1", answers({"id": "up-1", "status": "CANCELLED"}))
+    task_id = submit(client)
+    Task.objects.update(status="running", attempt=1, upstream_id="up-1")
+    if how == "given up":
+        execution.give_up(task_id, "lost")
+    elif how == "canceled while it is queued again":
+        assert client.post(f"/cancel/{task_id}").status_code == 202
+    else:
+        Task.objects.update(status="canceled")
+        work()
+    assert stub.count("POST /e/cancel/up-1") == 1
+    assert stub.count("POST /e/run") == 0
+    assert Task.objects.get().upstream_cancel == "canceled"
+    stub.close()
