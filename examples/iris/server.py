@@ -283,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server = IrisServer(options.host, options.port, options.model_name)
     except OSError as error:
         sys.exit(f"Cannot listen on {options.host}:{options.port}: {error.strerror}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # both: a shell starts what runs in the background deaf to SIGINT
+        signal.signal(stop, signal.default_int_handler)
     with server, contextlib.suppress(KeyboardInterrupt):
         print(ready_line(server), flush=True)
         server.serve_forever()
