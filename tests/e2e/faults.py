@@ -1,0 +1,85 @@
+"""What every fault test asks: that a crowd of callers lost nothing, and that the platform saw each task once."""
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+
+import requests
+
+from predictions.models import ENDED, Task
+from predictions.queue import queue
+from tests.e2e.conftest import SlowPlatform
+from tests.predictions.test_cancel import until
+
+
+class Crowd:
+    """Callers that submit async predictions at `url`, one after another, until the block ends."""
+
+    def __init__(self, url: str, *, callers: int = 4, pause_seconds: float = 0.02, **inputs: object) -> None:
+        self.accepted: dict[int, str] = {}
+        """`inputs.n` of every submission that was acknowledged, and its task's id."""
+        self.refused: Counter[str] = Counter()
+        """How often each other answer came; `no answer` for a connection that broke."""
+        self._url = url
+        self._pause_seconds = pause_seconds
+        self._inputs = inputs
+        self._lock = threading.Lock()
+        self._next = 0
+        self._over = threading.Event()
+        self._callers = [threading.Thread(target=self._submit) for _ in range(callers)]
+
+    def __enter__(self) -> "Crowd":
+        for caller in self._callers:
+            caller.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        for caller in self._callers:
+            caller.join(120)
+
+    def wait_for(self, accepted: int, *, seconds: float = 120) -> None:
+        """Until so many submissions were acknowledged."""
+        until(lambda: len(self.accepted) >= accepted, seconds=seconds)
+
+    def _submit(self) -> None:
+        session = requests.Session()
+        while not self._over.is_set():
+            with self._lock:
+                number = self._next
+                self._next += 1
+            body = {"model_name": "m", "inputs": {"n": number, **self._inputs}}
+            try:
+                answer = session.post(f"{self._url}/async/v1/predict", json=body, timeout=60)
+            except requests.RequestException:
+                self.refused["no answer"] += 1
+            else:
+                if answer.status_code == 200:
+                    self.accepted[number] = answer.json()["id"]
+                else:
+                    self.refused[f"{answer.status_code} {answer.json()['code']}"] += 1
+            time.sleep(self._pause_seconds)
+
+
+def settles(crowd: Crowd, platform: SlowPlatform, *, seconds: float = 180) -> Counter[str]:
+    """Waits until nothing is unfinished, then holds the record to the promise; how many tasks ended in which status.
+
+    Every acknowledged task is there and has ended, a failed one with a reason; the platform saw no task twice but one
+    whose worker was lost, as its second attempt; no job is left in the queue.
+    """
+    until(lambda: not Task.objects.unfinished().exists(), seconds=seconds)
+    tasks = {task.pk: task for task in Task.objects.all()}
+    missing = set(crowd.accepted.values()) - tasks.keys()
+    assert not missing, f"{len(missing)} acknowledged tasks are gone"
+    assert all(task.status in ENDED for task in tasks.values())
+    assert all(task.error_info for task in tasks.values() if task.status == Task.Status.FAILED)
+    calls = Counter(call["n"] for call in platform.calls())
+    for task in tasks.values():
+        assert task.inputs is not None
+        seen = calls[task.inputs["n"]]
+        assert seen <= max(task.attempt, 1), f"task {task.pk}: attempt {task.attempt}, but {seen} predictions"
+        if task.status == Task.Status.SUCCEEDED:
+            assert seen, f"task {task.pk} succeeded without a prediction"
+    until(lambda: queue.sizes() == queue.Sizes(0, 0), seconds=60)
+    return Counter(task.status for task in tasks.values())
