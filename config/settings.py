@@ -59,6 +59,7 @@ REDIS_SENTINEL_MASTER = env.str("REDIS_SENTINEL_MASTER", default="")
 USE_LOCAL_REDIS = env.bool("USE_LOCAL_REDIS", default=False)
 EMBEDDED_REDIS_DIR = VAR_DIR / "redis"
 WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", default=8)
+WORKER_METRICS_ADDRESS = env.str("WORKER_METRICS_ADDRESS", default="")
 MAX_QUEUE_SIZE = env.int("MAX_QUEUE_SIZE", default=30)
 TASK_TIMEOUT = env.int("TASK_TIMEOUT", default=320)
 TASK_TYPE_NAME = env.str("TASK_TYPE_NAME", default="default")
@@ -291,6 +292,16 @@ RQ_QUEUES = {
     for name in (TASK_TYPE_NAME, MAINTENANCE_QUEUE)
 }
 RQ = {"WORKER_CLASS": "predictions.queue.worker.ThreadWorker", "COMMIT_MODE": "auto"}
+
+# --- Counters: a file per process, added up by /metrics; named before anything imports prometheus_client
+METRICS_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="") or str(VAR_DIR / "metrics")
+try:
+    Path(METRICS_DIR).mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    raise ImproperlyConfigured(
+        f"The counters have no place: {error}. Set PROMETHEUS_MULTIPROC_DIR to a directory that can be written."
+    ) from error
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = METRICS_DIR
 
 LOGGING_CONFIG = "config.logging.configure"
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()

@@ -23,21 +23,31 @@ from typing import Any
 class PlatformError(Exception):
     """The platform failed; the message may be shown to the caller."""
 
+    outcome = "platform_error"
+
 
 class InvalidInputs(PlatformError):
     """The platform refused the inputs; the message says why, in the platform's words where it gave any."""
+
+    outcome = "invalid_inputs"
 
 
 class PlatformUnavailable(PlatformError):
     """The platform could not be reached, or said that it cannot serve now."""
 
+    outcome = "platform_unavailable"
+
 
 class PlatformTimeout(PlatformError):
     """The platform did not answer in time; whether the prediction ran is unknown."""
 
+    outcome = "platform_timeout"
+
 
 class Unsupported(PlatformError):
     """The platform has no such function."""
+
+    outcome = "unsupported"
 
 
 class StopReason(StrEnum):

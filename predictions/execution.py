@@ -3,8 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from platforms import (
     StopReason,
     get_platform,
 )
-from predictions import lifecycle
+from predictions import counters, lifecycle
 from predictions.context import request_id, working_on
 from predictions.inflight import in_flight
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
@@ -97,7 +97,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
     text = _Text()
     started = time.monotonic()
     try:
-        with in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()):
+        with in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()), _counted(task):
             release_connection()
             for chunk in platform_of(task).stream(_prediction_of(task), call):
                 text.add(chunk.data)
@@ -189,6 +189,7 @@ def run(
         with suppress(InvalidTransition):
             lifecycle.cancel(task, by_run=True)
         return
+    counters.async_prediction(outcome.running_time, failed=outcome.error_info is not None)
     _write_or_keep(task, outcome)
 
 
@@ -241,13 +242,31 @@ def _ask(task: Task, call: Call) -> tuple[Outcome, PlatformError | None]:
     release_connection()
     started = time.monotonic()
     try:
-        with in_flight(task.pk, call):
+        with in_flight(task.pk, call), _counted(task):
             result = platform_of(task).predict(_prediction_of(task), call)
     except PlatformError as error:
         logger.info("the prediction failed: %s", error)
         return Outcome(task.run_id, time.monotonic() - started, error_info=str(error)), error
     seconds = result.running_time if result.running_time is not None else time.monotonic() - started
     return Outcome(task.run_id, seconds, outputs=result.outputs), None
+
+
+@contextmanager
+def _counted(task: Task) -> Iterator[None]:
+    """Counts the platform's part of a prediction, however it ends."""
+    started = time.monotonic()
+    outcome = "error"
+    try:
+        yield
+        outcome = "succeeded"
+    except PlatformError as error:
+        outcome = error.outcome
+        raise
+    except (CallStopped, GeneratorExit):
+        outcome = "stopped"
+        raise
+    finally:
+        counters.platform_answered(task.platform, outcome, time.monotonic() - started)
 
 
 def _prediction_of(task: Task) -> Prediction:

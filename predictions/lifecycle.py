@@ -20,6 +20,7 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 from django.db.models import F, Q
 from django.utils.timezone import now
 
+from predictions.counters import task_finished
 from predictions.models import ENDED, UNFINISHED, Task
 from predictions.recorder import Change, RecordRefused, RecordUnavailable, get_recorder
 
@@ -177,6 +178,7 @@ def _end(task: Task, status: Task.Status, *, by_run: bool = False, only_from: st
     for name, value in {"status": status, "ended_at": moment, "unreported": report, **fields}.items():
         setattr(task, name, value)
     logger.info("task %s", status.value, extra={"task_id": task.pk})
+    task_finished(task.model_name, status.value)
     if report:
         report_ended(task)
 

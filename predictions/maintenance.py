@@ -13,6 +13,7 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from predictions import jobs, lifecycle, uploads
+from predictions.counters import tasks_set_to_failed
 from predictions.lifecycle import InvalidTransition, database_errors
 from predictions.models import Task, TaskQuerySet
 from predictions.queue import queue
@@ -143,6 +144,7 @@ def _fail(task: Task, why: str) -> int:
     except RecordUnavailable:
         if not task.is_ended:
             raise
+    tasks_set_to_failed(1)
     return 1
 
 

@@ -31,6 +31,7 @@ os.environ.update(
     MEDIA_ROOT=str(_directory / "media"),
     STATIC_ROOT=str(_directory),
     LOG_LEVEL="ERROR",
+    PROMETHEUS_MULTIPROC_DIR=str(_directory / "metrics"),
 )
 
 

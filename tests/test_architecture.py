@@ -12,11 +12,11 @@ PACKAGES = ["config", "webhooks", "predictions", "platforms"]
 """From the top down: each may import those that follow it."""
 LAYERS = [
     {"api", "admin", "management", "checks", "apps"},
-    {"submission", "maintenance"},
+    {"submission", "maintenance", "metrics"},
     {"jobs"},
     {"execution", "inflight"},
     {"lifecycle", "queue", "uploads"},
-    {"recorder", "models", "context"},
+    {"recorder", "models", "context", "counters"},
 ]
 """Inside predictions, from the top down."""
 ONLY_IN = {
@@ -24,6 +24,7 @@ ONLY_IN = {
     "redis": ["predictions/queue/"],
     "requests": ["platforms/", "webhooks/client.py"],
     "urllib3": ["platforms/"],
+    "prometheus_client": ["predictions/counters.py", "predictions/metrics.py"],
 }
 
 

@@ -20,6 +20,7 @@ from rest_framework.request import Request
 
 from predictions.api.draining import NEW_PREDICTIONS, is_draining
 from predictions.context import working_on
+from predictions.counters import request_answered
 from predictions.lifecycle import release_connection
 
 logger = logging.getLogger("requests")
@@ -46,7 +47,9 @@ class RequestMiddleware:
         started = time.monotonic()
         with working_on(request_id=request_id):
             response = _refusal(request) or _unchunk(request) or self.get_response(request)
+            seconds = time.monotonic() - started
             response["X-Request-ID"] = request_id
+            request_answered(_route(request), response.status_code, seconds)
             if not response.streaming:
                 release_connection()  # a caller who reads slowly must not hold it
             if not request.path.startswith(_QUIET):
@@ -55,9 +58,16 @@ class RequestMiddleware:
                     request.method,
                     request.path,
                     response.status_code,
-                    (time.monotonic() - started) * 1000,
+                    seconds * 1000,
                 )
         return response
+
+
+def _route(request: HttpRequest) -> str:
+    """The route that was asked, without what callers put into it; the admin's pages are one."""
+    match = request.resolver_match
+    route = f"/{match.route}" if match else request.path if request.path in ("/live", "/ready") else "other"
+    return "/admin" if route.startswith("/admin") else re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route)
 
 
 def _refusal(request: HttpRequest) -> HttpResponse | None:

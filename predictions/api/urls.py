@@ -4,6 +4,7 @@ from django.urls import path
 
 from predictions.api.docs import DocsView
 from predictions.api.health import LiveView, ReadyView
+from predictions.api.metrics import MetricsView
 from predictions.api.predictions import AsyncPredictView, PredictView
 from predictions.api.queue import DeletePendingView, PauseView, QueueSizeView, UnfinishedView, UnpauseView
 from predictions.api.streaming import GenerateView
@@ -23,4 +24,5 @@ urlpatterns = [
     path("delete_pending", DeletePendingView.as_view(), name="delete-pending"),
     path("live", LiveView.as_view(), name="live"),
     path("ready", ReadyView.as_view(), name="ready"),
+    path("metrics", MetricsView.as_view(), name="metrics"),
 ]

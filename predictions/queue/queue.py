@@ -56,7 +56,8 @@ def _redis_errors() -> Iterator[None]:
         raise QueueUnavailable("Redis did not answer") from error
 
 
-def _run(script: str, *args: Any) -> Any:
+def run_on_queue(script: str, *args: Any) -> Any:
+    """Runs one of scripts.py on this agent's queue."""
     name = settings.TASK_TYPE_NAME
     with _redis_errors():
         return run_script(script, keys=[scripts.queue_key(name)], args=scripts.arguments(name, *args))
@@ -71,7 +72,7 @@ def reserve(task_id: str) -> int:
 
     The place lapses by itself after a minute. Raises QueueFull.
     """
-    accepted, size = _run(scripts.RESERVE, task_id, settings.MAX_QUEUE_SIZE, PLACE_LAPSES_SECONDS)
+    accepted, size = run_on_queue(scripts.RESERVE, task_id, settings.MAX_QUEUE_SIZE, PLACE_LAPSES_SECONDS)
     if not accepted:
         raise QueueFull(size)
     return int(size)
@@ -84,7 +85,7 @@ def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = Tr
     accepted before.
     """
     bound = settings.MAX_QUEUE_SIZE if bounded else -1
-    if not _run(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, function)):
+    if not run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, function)):
         raise QueueFull(settings.MAX_QUEUE_SIZE)
 
 
@@ -111,7 +112,7 @@ def _job_fields(task_id: str, function: Callable[[str], None]) -> list[Any]:
 
 def remove(task_ids: Iterable[str]) -> int:
     """Takes waiting jobs and reserved places back; answers how many jobs were waiting."""
-    return int(_run(scripts.REMOVE, *task_ids))
+    return int(run_on_queue(scripts.REMOVE, *task_ids))
 
 
 def sizes() -> Sizes:
@@ -125,12 +126,12 @@ def sizes() -> Sizes:
 
 def waiting_ids() -> list[str]:
     """The tasks that wait, in no order that means anything."""
-    return [_text(task_id) for task_id in _run(scripts.UNFINISHED)[0]]
+    return [_text(task_id) for task_id in run_on_queue(scripts.UNFINISHED)[0]]
 
 
 def unfinished_ids() -> set[str]:
     """Every task with a job that waits, is about to be queued, or runs."""
-    waiting, running = _run(scripts.UNFINISHED)
+    waiting, running = run_on_queue(scripts.UNFINISHED)
     return {_text(task_id) for task_id in (*waiting, *running)}
 
 
@@ -171,12 +172,12 @@ def paused() -> bool:
 
 def request_stop(task_id: str) -> None:
     """Asks whichever process runs the task to end its prediction."""
-    _run(scripts.STOP, task_id)
+    run_on_queue(scripts.STOP, task_id)
 
 
 def stops_since(moment: float) -> tuple[list[str], float]:
     """The tasks asked to end since `moment` (Redis time, 0 for the last hour), and the time of this look."""
-    seen, task_ids = _run(scripts.STOPS, moment)
+    seen, task_ids = run_on_queue(scripts.STOPS, moment)
     return [_text(task_id) for task_id in task_ids], float(seen)
 
 

@@ -163,7 +163,7 @@ BEAT = (
 local worker, lease, ttl, moment = p .. ':worker:' .. ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 for i = 8, #ARGV do redis.call('ZADD', wip, 'XX', now + lease, ARGV[i]) end
 if redis.call('EXISTS', worker) == 0 then return 0 end
-redis.call('HSET', worker, 'last_heartbeat', moment, 'state', ARGV[7])
+redis.call('HSET', worker, 'last_heartbeat', moment, 'state', ARGV[7], 'beat_at', now)
 redis.call('EXPIRE', worker, ttl)
 redis.call('EXPIRE', worker .. ':executions', ttl)
 return 1
@@ -222,6 +222,25 @@ end
 local running = {}
 for _, run in ipairs(redis.call('ZRANGE', wip, 0, -1)) do table.insert(running, string.match(run, '^(.*):[^:]*$')) end
 return {waiting, running}
+"""
+)
+
+# The queue and its workers at one moment. Answers {{queued, scheduled, running, archived}, how it was paused or false,
+# the time, {worker's name, host, pid, slots, running, time of its last beat or false}…}.
+OVERVIEW = (
+    _PRELUDE
+    + """
+local sizes = {redis.call('LLEN', queued), redis.call('ZCARD', scheduled), redis.call('ZCARD', wip),
+  redis.call('ZCARD', failed)}
+local answer = {sizes, redis.call('GET', paused), tostring(now)}
+for _, key in ipairs(redis.call('SMEMBERS', p .. ':workers:' .. q)) do
+  local told = redis.call('HMGET', key, 'hostname', 'pid', 'concurrency', 'beat_at', 'birth', 'death')
+  if told[5] and not told[6] then
+    local running = redis.call('SCARD', key .. ':executions')
+    table.insert(answer, {string.sub(key, #p + 9), told[1], told[2], told[3], running, told[4]})
+  end
+end
+return answer
 """
 )
 

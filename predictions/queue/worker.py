@@ -41,6 +41,14 @@ REACT_SECONDS = 8.0
 WAIT_SECONDS = 1
 
 
+_last_turn = time.monotonic()
+
+
+def seconds_since_last_turn() -> float:
+    """How long ago this process's worker last turned its supervisor's loop, which it does every second."""
+    return time.monotonic() - _last_turn
+
+
 class ThreadWorker(BaseWorker):
     """Works on its first queue as jobs come, and looks at the others once a second."""
 
@@ -63,6 +71,9 @@ class ThreadWorker(BaseWorker):
 
     def _set_connection(self, connection: Any) -> Any:
         return connection  # its timeouts are set in connections.py
+
+    def serialize(self) -> dict[str, Any]:
+        return {**super().serialize(), "concurrency": self.concurrency}
 
     def work(
         self, burst: bool = False, max_jobs: int | None = None, max_idle_time: int | None = None, **ignored: Any
@@ -248,8 +259,10 @@ class ThreadWorker(BaseWorker):
     # --- supervising
 
     def _supervise(self) -> None:
+        global _last_turn
         beat_at = 0.0
         while not self._over.wait(TICK_SECONDS):
+            _last_turn = time.monotonic()
             try:
                 for queue in self.queues:
                     self._script(scripts.TICK, queue.name, LEASE_SECONDS, MAX_ATTEMPTS + 1)

@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands.rqworker import Command as RQWorker
 
+from predictions.api import worker_port
 from predictions.queue import queue
 from predictions.queue.queue import QueueUnavailable
 
@@ -22,6 +23,11 @@ class Command(RQWorker):
         parser.set_defaults(serializer="rq.serializers.JSONSerializer", verbosity=0)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if address := settings.WORKER_METRICS_ADDRESS:
+            try:
+                worker_port.serve(address)
+            except OSError as error:
+                raise CommandError(f"WORKER_METRICS_ADDRESS={address} cannot be used: {error.strerror}.") from error
         self._wait_for_redis()
         super().handle(*(args or settings.RQ_QUEUES), **options)
 

@@ -1,0 +1,63 @@
+"""What a worker answers on WORKER_METRICS_ADDRESS: `/live` for probes, `/metrics` for Prometheus, nothing else."""
+
+import hmac
+import json
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from django.conf import settings
+
+from predictions import metrics
+from predictions.queue.worker import seconds_since_last_turn
+
+STUCK_SECONDS = 60
+"""A worker's loops turn every second, also while Redis is away; one that has not for so long never will."""
+
+
+def serve(address: str) -> ThreadingHTTPServer:
+    """Serves at `address` (host:port) in a thread of its own. Raises OSError when it is taken."""
+    host, _, port = address.rpartition(":")
+    server = ThreadingHTTPServer((host or "0.0.0.0", int(port)), _Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="worker-port", daemon=True).start()
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_version = "serving-agent"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        answers: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]] = {"/live": _live, "/metrics": self._metrics}
+        status, content_type, body = answers.get(self.path.partition("?")[0], _nothing)()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Probes come every few seconds: they would be most of the log."""
+
+    def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
+        scheme, _, key = self.headers.get("Authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else self.headers.get("apikey", "")
+        if settings.METRICS_KEY and not hmac.compare_digest(given.encode(), settings.METRICS_KEY.encode()):
+            return _json(HTTPStatus.UNAUTHORIZED, error="send METRICS_KEY as 'apikey'", code="unauthorized")
+        return HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.exposition()
+
+
+def _live() -> tuple[HTTPStatus, str, bytes]:
+    if seconds_since_last_turn() < STUCK_SECONDS:
+        return _json(HTTPStatus.OK, message="worker OK")
+    return _json(HTTPStatus.SERVICE_UNAVAILABLE, error="the worker's loop stands still", code="unavailable")
+
+
+def _nothing() -> tuple[HTTPStatus, str, bytes]:
+    return _json(HTTPStatus.NOT_FOUND, error="there is no such route", code="not_found")
+
+
+def _json(status: HTTPStatus, **body: str) -> tuple[HTTPStatus, str, bytes]:
+    return status, "application/json", json.dumps(body).encode()

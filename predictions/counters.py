@@ -1,0 +1,94 @@
+"""What this process counts for Prometheus; /metrics adds up all processes of the host (metrics.py).
+
+The instruments are made at their first use, so a command that counts nothing leaves no file behind.
+"""
+
+from functools import cached_property
+
+from prometheus_client import Counter, Gauge, Histogram
+
+MODELS = 200
+"""How many model names a process tells apart; callers choose them, so the rest is counted as `other`."""
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class _Instruments:
+    """Each metric of SPEC's names. `_sum` gauges are counters whose fixed names end in no `_total`."""
+
+    @cached_property
+    def http_requests(self) -> Counter:
+        return Counter("http_requests", "HTTP requests answered.", ["path"])
+
+    @cached_property
+    def response_status(self) -> Gauge:
+        return Gauge(
+            "response_status", "HTTP answers by status; only grows.", ["path", "status"], multiprocess_mode="sum"
+        )
+
+    @cached_property
+    def http_response_time(self) -> Histogram:
+        return Histogram("http_response_time_seconds", "Seconds until the answer began.", ["path"], buckets=_SECONDS)
+
+    @cached_property
+    def set_to_failed(self) -> Gauge:
+        return Gauge(
+            "num_tasks_set_to_failed",
+            "Lost or archived tasks that a check, a sweep or a drain failed; only grows.",
+            multiprocess_mode="sum",
+        )
+
+    @cached_property
+    def async_failures(self) -> Counter:
+        return Counter("async_predict_failure", "Predictions in workers that failed.")
+
+    @cached_property
+    def async_time(self) -> Histogram:
+        return Histogram("async_predict_time", "Seconds that predictions in workers took.", buckets=_SECONDS)
+
+    @cached_property
+    def tasks_finished(self) -> Counter:
+        return Counter("tasks_finished", "Tasks that ended.", ["model", "status"])
+
+    @cached_property
+    def platform_request(self) -> Histogram:
+        return Histogram(
+            "platform_request_seconds",
+            "Seconds that the platform took for a prediction.",
+            ["platform", "outcome"],
+            buckets=_SECONDS,
+        )
+
+
+_instruments = _Instruments()
+_models: set[str] = set()
+
+
+def request_answered(path: str, status: int, seconds: float) -> None:
+    """Counts an HTTP answer. `path` is the route, such as `/task/{task_id}`, so that there are few."""
+    _instruments.http_requests.labels(path).inc()
+    _instruments.response_status.labels(path, str(status)).inc()
+    _instruments.http_response_time.labels(path).observe(seconds)
+
+
+def task_finished(model_name: str, status: str) -> None:
+    if model_name not in _models:
+        if len(_models) >= MODELS:
+            model_name = "other"
+        _models.add(model_name)
+    _instruments.tasks_finished.labels(model_name, status).inc()
+
+
+def tasks_set_to_failed(count: int) -> None:
+    _instruments.set_to_failed.inc(count)
+
+
+def async_prediction(seconds: float, *, failed: bool) -> None:
+    """A prediction that a worker ran, and the seconds it took."""
+    _instruments.async_time.observe(seconds)
+    if failed:
+        _instruments.async_failures.inc()
+
+
+def platform_answered(platform: str, outcome: str, seconds: float) -> None:
+    """A prediction as the platform saw it; `outcome` is `succeeded`, `stopped`, or the error's code."""
+    _instruments.platform_request.labels(platform, outcome).observe(seconds)

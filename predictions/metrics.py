@@ -1,0 +1,71 @@
+"""What /metrics says: the counters of all processes of this host, and how queue, tasks and workers stand now.
+
+Counters live in files, one per process, that prometheus_client adds up (PROMETHEUS_MULTIPROC_DIR). What stands in
+Redis and the database is read when somebody asks, and is the same wherever it is asked.
+"""
+
+import logging
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.db.models import Count, Min, Q
+from django.utils.timezone import now
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from predictions.lifecycle import database_errors
+from predictions.models import Task
+from predictions.queue.overview import overview
+from predictions.queue.queue import QueueUnavailable
+from predictions.recorder import RecordUnavailable
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def exposition() -> bytes:
+    """The metrics in Prometheus' text format. What Redis or the database does not tell now is left out."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=settings.METRICS_DIR)  # type: ignore[no-untyped-call]
+    registry.register(_Standing())
+    return generate_latest(registry)
+
+
+class _Standing:
+    """The gauges: one round trip to Redis, one query on the index of unfinished tasks."""
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            yield from _of_the_queue()
+        except QueueUnavailable:
+            logger.warning("metrics without the queue: Redis does not answer")
+        try:
+            yield from _of_the_tasks()
+        except RecordUnavailable:
+            logger.warning("metrics without the tasks: the database does not answer")
+
+
+def _of_the_queue() -> Iterator[Metric]:
+    queue = overview()
+    yield GaugeMetricFamily("task_queue_size", "Tasks that wait: queued, scheduled, retrying.", queue.waiting)
+    yield GaugeMetricFamily(
+        "task_queue_size_ratio", "task_queue_size by MAX_QUEUE_SIZE.", queue.waiting / settings.MAX_QUEUE_SIZE
+    )
+    yield GaugeMetricFamily("task_queue_paused", "1 while the queue hands out nothing.", bool(queue.paused_by))
+    yield GaugeMetricFamily("workers", "Worker processes that are alive.", queue.workers_alive)
+    yield GaugeMetricFamily("worker_slots", "Predictions that the workers can run at once.", queue.slots)
+
+
+def _of_the_tasks() -> Iterator[Metric]:
+    is_pending = Q(status=Task.Status.PENDING)
+    with database_errors():
+        told = (
+            Task.objects.unfinished()
+            .filter(agent=settings.TASK_TYPE_NAME)
+            .aggregate(running=Count("pk", filter=~is_pending), oldest=Min("created_at", filter=is_pending))
+        )
+    waited = (now() - told["oldest"]).total_seconds() if told["oldest"] else 0.0
+    yield GaugeMetricFamily("task_queue_oldest_seconds", "How long the oldest waiting task has waited.", waited)
+    yield GaugeMetricFamily("tasks_running", "Tasks that run, sync and streaming ones included.", told["running"])
