@@ -22,7 +22,7 @@ from django.utils.timezone import now
 
 from predictions.counters import task_finished
 from predictions.models import ENDED, UNFINISHED, Task
-from predictions.recorder import Change, RecordRefused, RecordUnavailable, get_recorder
+from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, get_recorder
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def create(task: Task) -> Task:
         task.save(force_insert=True)
     if _is_ours(task.agent):
         try:
-            get_recorder().created(task)
+            _recorder_to_tell().created(task)
         except (RecordUnavailable, RecordRefused):
             with suppress(RecordUnavailable):
                 fail(task, "the task could not be recorded")
@@ -94,7 +94,7 @@ def start(task_id: str, *, run_id: str, attempt: int) -> Task:
     if task.run_id != run_id or task.status != Status.RUNNING:  # canceled, or another run's, since the UPDATE
         raise InvalidTransition(task_id, Status.RUNNING)
     if _is_ours(task.agent):
-        get_recorder().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
+        _recorder_to_tell().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
     return task
 
 
@@ -187,7 +187,7 @@ def report_ended(task: Task) -> None:
     """Tells the record service how an ended task ended, again if need be. Raises RecordUnavailable."""
     assert task.status in ENDED
     try:
-        get_recorder().changed(
+        _recorder_to_tell().changed(
             Change(
                 task.pk,
                 task.status,
@@ -201,6 +201,14 @@ def report_ended(task: Task) -> None:
     with database_errors():
         Task.objects.filter(pk=task.pk).update(unreported=False)
     task.unreported = False
+
+
+def _recorder_to_tell() -> Recorder:
+    """Nobody waits for a record service elsewhere with a database connection in hand."""
+    recorder = get_recorder()
+    if recorder.remote:
+        release_connection()
+    return recorder
 
 
 def _is_ours(agent: str) -> bool:

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +12,7 @@ from django.conf import settings
 from platforms import Chunk
 from predictions import execution, jobs, lifecycle
 from predictions.context import request_id
-from predictions.lifecycle import InvalidTransition, database_errors
+from predictions.lifecycle import InvalidTransition, database_errors, release_connection
 from predictions.models import Task, new_task_id
 from predictions.queue import queue
 from predictions.queue.queue import QueueFull, QueueUnavailable
@@ -38,54 +39,44 @@ class NotOurs(Exception):
     """Another agent looks after the task; this one only keeps its record."""
 
 
-def new_task(
-    *, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "", status: Task.Status
-) -> Task:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRequest:
+    """What a caller asks for, by whichever way it came."""
+
+    model_name: str
+    inputs: dict[str, Any]
+    model_version: str = ""
+    user_id: str = ""
+
+
+def new_task(request: PredictionRequest, status: Task.Status) -> Task:
     """A task of this agent, not yet saved."""
     return Task(
         id=new_task_id(),
         agent=settings.TASK_TYPE_NAME,
         platform=settings.ML_PLATFORM,
-        model_name=model_name,
-        model_version=model_version,
-        inputs=inputs,
-        user_id=user_id,
+        model_name=request.model_name,
+        model_version=request.model_version,
+        inputs=request.inputs,
+        user_id=request.user_id,
         request_id=request_id(),
         status=status,
     )
 
 
-def predict(*, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "") -> Task:
+def predict(request: PredictionRequest) -> Task:
     """Runs a prediction while the caller waits. Raises as execution.predict."""
-    task = new_task(
-        model_name=model_name,
-        inputs=inputs,
-        model_version=model_version,
-        user_id=user_id,
-        status=Task.Status.RUNNING,
-    )
-    return execution.predict(task)
+    return execution.predict(new_task(request, Task.Status.RUNNING))
 
 
 def stream(
-    *,
-    model_name: str,
-    inputs: dict[str, Any],
-    model_version: str = "",
-    user_id: str = "",
-    caller_is_gone: Callable[[], bool],
+    request: PredictionRequest, *, caller_is_gone: Callable[[], bool]
 ) -> tuple[Task, Generator[Chunk, None, None]]:
     """A task and the pieces of its streamed prediction, which begins with the first one asked for.
 
     Raises as execution.stream, from the first piece on.
     """
-    task = new_task(
-        model_name=model_name,
-        inputs=inputs,
-        model_version=model_version,
-        user_id=user_id,
-        status=Task.Status.RUNNING,
-    )
+    task = new_task(request, Task.Status.RUNNING)
     return task, execution.stream(task, caller_is_gone=caller_is_gone)
 
 
@@ -94,19 +85,13 @@ def describe(model_name: str) -> Any:
     return execution.describe(settings.ML_PLATFORM, model_name)
 
 
-def submit(*, model_name: str, inputs: dict[str, Any], model_version: str = "", user_id: str = "") -> Task:
+def submit(request: PredictionRequest) -> Task:
     """Queues a prediction and answers its task.
 
     The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a
     `failed` one. Raises QueueFull, QueueUnavailable, RecordUnavailable and RecordRefused.
     """
-    task = new_task(
-        model_name=model_name,
-        inputs=inputs,
-        model_version=model_version,
-        user_id=user_id,
-        status=Task.Status.PENDING,
-    )
+    task = new_task(request, Task.Status.PENDING)
     try:
         task.queue_num = queue.reserve(task.pk)
     except QueueUnavailable:
@@ -121,6 +106,7 @@ def submit(*, model_name: str, inputs: dict[str, Any], model_version: str = "", 
         with suppress(RecordError, InvalidTransition):  # the row may be there, and only the answer was lost
             lifecycle.fail(task, "the task could not be recorded")
         raise
+    release_connection()  # Redis may take a while to answer
     try:
         queue.enqueue(task.pk, jobs.run_prediction)
     except (QueueUnavailable, QueueFull):
@@ -161,6 +147,7 @@ def cancel(task_id: str) -> bool:
     if not task.is_ended and task.agent != settings.TASK_TYPE_NAME:
         raise NotOurs
     was_running = _cancel_row(task)
+    release_connection()  # Redis may take a while to answer
     try:
         if queue.remove([task.pk]):
             execution.cancel_upstream(task)  # of an earlier attempt, which no worker waits for now
@@ -205,6 +192,7 @@ def cancel_pending() -> tuple[int, int]:
                 if task.status != Task.Status.CANCELED:
                     raise
             canceled.append(task.pk)
+    release_connection()
     if canceled:
         queue.remove(canceled)
     return len(waiting), len(canceled)
@@ -213,6 +201,7 @@ def cancel_pending() -> tuple[int, int]:
 __all__ = [
     "AlreadyFinished",
     "NotOurs",
+    "PredictionRequest",
     "QueueFull",
     "QueueUnavailable",
     "TaskNotFound",

@@ -8,6 +8,7 @@ from rest_framework.views import APIView
 
 from predictions import submission
 from predictions.api.serializers import PredictionSerializer, task_object
+from predictions.submission import PredictionRequest
 
 UID_LENGTH = 200
 
@@ -20,13 +21,18 @@ def user_id(request: Request) -> str:
     return given[:UID_LENGTH]
 
 
+def prediction_request(request: Request) -> PredictionRequest:
+    """What the body and the headers ask for. Raises ValidationError."""
+    body = PredictionSerializer(data=request.data)
+    body.is_valid(raise_exception=True)
+    return PredictionRequest(**body.validated_data, user_id=user_id(request))
+
+
 class PredictView(APIView):
     """`POST /v1/predict`: run it now and answer the ended task."""
 
     def post(self, request: Request) -> Response:
-        prediction = PredictionSerializer(data=request.data)
-        prediction.is_valid(raise_exception=True)
-        task = submission.predict(**prediction.validated_data, user_id=user_id(request))
+        task = submission.predict(prediction_request(request))
         return Response(task_object(task))
 
 
@@ -34,7 +40,5 @@ class AsyncPredictView(APIView):
     """`POST /async/v1/predict`: queue it and answer its id."""
 
     def post(self, request: Request) -> Response:
-        prediction = PredictionSerializer(data=request.data)
-        prediction.is_valid(raise_exception=True)
-        task = submission.submit(**prediction.validated_data, user_id=user_id(request))
+        task = submission.submit(prediction_request(request))
         return Response({"id": task.pk})

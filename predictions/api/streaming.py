@@ -14,8 +14,7 @@ from rest_framework.views import APIView
 from platforms import Chunk, PlatformError
 from predictions import submission
 from predictions.api.errors import describe
-from predictions.api.predictions import user_id
-from predictions.api.serializers import PredictionSerializer
+from predictions.api.predictions import prediction_request
 from predictions.execution import TaskCanceled
 from predictions.recorder import RecordError
 
@@ -24,11 +23,7 @@ class GenerateView(APIView):
     """Relays each piece the moment it comes. What fails before the first one is answered as an error."""
 
     def post(self, request: Request) -> StreamingHttpResponse:
-        prediction = PredictionSerializer(data=request.data)
-        prediction.is_valid(raise_exception=True)
-        task, chunks = submission.stream(
-            **prediction.validated_data, user_id=user_id(request), caller_is_gone=_Caller(request).is_gone
-        )
+        task, chunks = submission.stream(prediction_request(request), caller_is_gone=_Caller(request).is_gone)
         first = next(chunks, None)
         as_events = "text/event-stream" in request.headers.get("Accept", "")
         response = StreamingHttpResponse(

@@ -12,6 +12,7 @@ import requests
 from predictions import jobs, submission
 from predictions.models import Task
 from predictions.queue import queue
+from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
 from tests.predictions.test_cancel import until
 from tests.servers import Server
@@ -24,7 +25,8 @@ Serve = Callable[..., Server]
 def test_640_tasks_of_one_second_on_64_slots(serve: Serve, slow_platform: SlowPlatform, capsys: object) -> None:
     """Each is run once and succeeds, by one process of less than 150 MB; the wall time is reported, ideal is 10 s."""
     tasks = [
-        submission.new_task(model_name="m", inputs={"n": n, "sleep": 1}, status=Task.Status.PENDING) for n in range(640)
+        submission.new_task(PredictionRequest(model_name="m", inputs={"n": n, "sleep": 1}), Task.Status.PENDING)
+        for n in range(640)
     ]
     for task in tasks:
         task.platform = "k8s"

@@ -11,6 +11,7 @@ from django.db import connection
 from predictions import submission
 from predictions.models import Task
 from predictions.queue import queue
+from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
 from tests.platforms.stub import Stub, hangs
 from tests.predictions.test_cancel import until
@@ -24,7 +25,7 @@ Serve = Callable[..., Server]
 
 def submit(count: int, **inputs: object) -> None:
     for number in range(count):
-        submission.submit(model_name="m", inputs={"n": number, **inputs})
+        submission.submit(PredictionRequest(model_name="m", inputs={"n": number, **inputs}))
 
 
 def ends_well(platform: SlowPlatform, count: int) -> None:

@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 from predictions import execution, submission
 from predictions.models import Task
 from predictions.queue import queue
+from predictions.submission import PredictionRequest
 from tests import predictors
 from tests.conftest import new_worker
 from tests.predictions.test_async import submit
@@ -98,7 +99,10 @@ def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configu
     """A thousand races: what was canceled while pending never reaches the platform; every task ends in one state."""
     configured(MAX_QUEUE_SIZE=1000)
     races = 1000
-    tasks = [submission.new_task(model_name="m", inputs={"n": n}, status=Task.Status.PENDING) for n in range(races)]
+    tasks = [
+        submission.new_task(PredictionRequest(model_name="m", inputs={"n": n}), Task.Status.PENDING)
+        for n in range(races)
+    ]
     Task.objects.bulk_create(tasks)
     answers: dict[str, bool | str] = {}
 
