@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+from rq.defaults import RQ_KEY_PREFIX
 
 from predictions import jobs, submission
 from predictions.models import Task
@@ -35,7 +36,7 @@ def test_640_tasks_of_one_second_on_64_slots(serve: Serve, slow_platform: SlowPl
     for task in tasks:
         queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
     worker = serve("worker", WORKER_CONCURRENCY="64", **slow_platform.environment())
-    until(lambda: queue.get_redis().scard("rq:workers") == 1)
+    until(lambda: queue.get_redis().scard(f"{RQ_KEY_PREFIX}:workers") == 1)
     time.sleep(1)
     queue.resume()
     peak = 0.0

@@ -7,6 +7,7 @@ import pytest
 import requests
 from django.conf import settings
 from django.db import connection
+from rq.defaults import RQ_KEY_PREFIX
 
 from predictions import submission
 from predictions.models import Task
@@ -54,7 +55,9 @@ def test_a_result_that_the_database_would_not_take_is_written_later_and_not_run_
     serve("worker", WORKER_CONCURRENCY="8", DATABASE_URL=through, **slow_platform.environment())
     until(lambda: len(slow_platform.calls()) == 8)
     proxy.cut()
-    until(lambda: queue.get_redis().zcard("rq:scheduled:default") >= 8, seconds=60)  # their outcomes are kept
+    until(
+        lambda: queue.get_redis().zcard(f"{RQ_KEY_PREFIX}:scheduled:default") >= 8, seconds=60
+    )  # their outcomes are kept
     assert Task.objects.filter(status="running").count() == 8
     proxy.mend()
     ends_well(slow_platform, 16)

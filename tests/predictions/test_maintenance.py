@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils.timezone import now
 from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
 from predictions.models import Task
@@ -58,7 +59,7 @@ def test_init_check_settles_what_nothing_works_on(work: Callable[..., Any]) -> N
 def test_init_check_leaves_what_has_a_job(client: APIClient) -> None:
     waiting = submit(client)
     running = task("running", 9999)
-    get_redis().zadd("rq:wip:default", {f"{running.pk}:run": 9e12})
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {f"{running.pk}:run": 9e12})
     Task.objects.filter(pk=waiting).update(created_at=now() - timedelta(days=1))
     assert run("init_check") == "Init check: nothing to do.\n"
     assert statuses() == {waiting: "pending", running.pk: "running"}
@@ -125,7 +126,7 @@ def _payload_that_raises() -> bytes:
 
 def test_the_sweep_leaves_an_ended_task_as_it_is() -> None:
     done = task("succeeded", 5)
-    get_redis().zadd("rq:failed:default", {done.pk: 9e12})
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", {done.pk: 9e12})
     assert run("sweep_archive") == "Archive sweep: nothing to do.\n"
     assert statuses() == {done.pk: "succeeded"}
     assert queue.archived_ids() == []
@@ -148,7 +149,7 @@ def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[...,
         scheduler = Scheduler()
         scheduler.every(1800, maintenance.init_check_job)
         scheduler.enqueue_jobs()
-    assert get_redis().llen("rq:queue:default-maintenance") == 1
+    assert get_redis().llen(f"{RQ_KEY_PREFIX}:queue:default-maintenance") == 1
     assert queue.sizes().waiting == 0
     work()
     assert statuses() == {old.pk: "failed"}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
 from predictions.queue import queue
@@ -21,7 +22,7 @@ def test_queue_size_counts_what_waits(client: APIClient) -> None:
 
 def test_unfinished_counts_what_waits_and_runs(client: APIClient) -> None:
     submit(client)
-    get_redis().zadd("rq:wip:default", {"a:b": 9e12})
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {"a:b": 9e12})
     assert client.get("/unfinished").json() == {"num of unfinished tasks": 2, "unfinished": 2}
 
 

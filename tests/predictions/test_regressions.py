@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
 
 from predictions import execution, lifecycle, maintenance
 from predictions.lifecycle import InvalidTransition
@@ -23,7 +24,11 @@ def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..
         scheduler = Scheduler()
         scheduler.every(1800, maintenance.sweep_archive_job)
         scheduler.enqueue_jobs()
-    assert get_redis().llen("rq:queue:one-maintenance") == get_redis().llen("rq:queue:two-maintenance") == 1
+    assert (
+        get_redis().llen(f"{RQ_KEY_PREFIX}:queue:one-maintenance")
+        == get_redis().llen(f"{RQ_KEY_PREFIX}:queue:two-maintenance")
+        == 1
+    )
 
 
 @pytest.mark.parametrize("task_id", ["a%00b", "x" * 65, "ü", "a%20b"])
@@ -70,7 +75,7 @@ def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
     submit(client)
     worker._claim_from("default", 1)
     worker._beat()
-    assert get_redis().smembers("rq:workers") == {worker.key.encode()}
+    assert get_redis().smembers(f"{RQ_KEY_PREFIX}:workers") == {worker.key.encode()}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
 from rq.worker import BaseWorker
 
 from predictions.models import Task
@@ -59,8 +60,8 @@ def die(running: Running) -> None:
 
 
 def lapse_leases() -> None:
-    for member in get_redis().zrange("rq:wip:default", 0, -1):
-        get_redis().zadd("rq:wip:default", {member: 1})
+    for member in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1):
+        get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {member: 1})
 
 
 def test_the_jobs_of_a_lost_worker_are_run_once_more_and_then_failed(client: APIClient) -> None:
@@ -105,7 +106,7 @@ def test_after_a_silence_leases_get_a_second_chance(client: APIClient) -> None:
     worker._claim_from("default", 1)
     worker._script(_tick(), "default", 25, 3)
     lapse_leases()
-    get_redis().hset("rq:tick:default", "at", time.time() - 60)
+    get_redis().hset(f"{RQ_KEY_PREFIX}:tick:default", "at", time.time() - 60)
     assert worker._script(_tick(), "default", 25, 3) == [0, 0]
     assert queue.sizes() == queue.Sizes(waiting=0, running=1)
 
@@ -116,11 +117,11 @@ def test_a_step_of_the_clock_takes_no_running_job_away(client: APIClient, step: 
     worker = new_worker()
     worker.register_birth()
     worker._claim_from("default", 1)
-    get_redis().hset("rq:tick:default", "at", time.time() - step)
-    lease = {member: time.time() + 25 - step for member in get_redis().zrange("rq:wip:default", 0, -1)}
-    get_redis().zadd("rq:wip:default", lease)
+    get_redis().hset(f"{RQ_KEY_PREFIX}:tick:default", "at", time.time() - step)
+    lease = {member: time.time() + 25 - step for member in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1)}
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", lease)
     assert worker._script(_tick(), "default", 25, 3) == [0, 0]
-    (score,) = [score for _, score in get_redis().zrange("rq:wip:default", 0, -1, withscores=True)]
+    (score,) = [score for _, score in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1, withscores=True)]
     assert 0 < score - time.time() <= 26
 
 
@@ -156,7 +157,7 @@ def test_the_heartbeat_keeps_every_lease_and_the_worker(client: APIClient, start
     start(concurrency=4)
     until(lambda: len(predictors.calls) == 4)
     lapse_leases()
-    until(lambda: get_redis().zcount("rq:wip:default", time.time() + 20, "+inf") == 4)
+    until(lambda: get_redis().zcount(f"{RQ_KEY_PREFIX}:wip:default", time.time() + 20, "+inf") == 4)
     (known,) = BaseWorker.all(connection=get_redis())
     assert known.get_state() == "busy"
     assert known.current_execution_count == 4
