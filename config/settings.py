@@ -303,6 +303,18 @@ except OSError as error:
     ) from error
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = METRICS_DIR
 
+# --- Traces: OpenTelemetry's own variables, which its exporter reads itself; here is only whether there are any
+TRACES_EXPORTER = env.str("OTEL_TRACES_EXPORTER", default="").strip().lower() or "otlp"
+TRACING_SERVICE_NAME = env.str("OTEL_SERVICE_NAME", default="") or "serving-agent"
+_traces_endpoint = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="") or env.str(
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default=""
+)
+TRACING = (
+    TRACES_EXPORTER != "none"
+    and bool(_traces_endpoint or TRACES_EXPORTER == "console")
+    and not env.bool("OTEL_SDK_DISABLED", default=False)
+)
+
 LOGGING_CONFIG = "config.logging.configure"
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
 LOGGING = {"level": LOG_LEVEL, "json": PRODUCTION}

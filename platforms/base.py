@@ -110,16 +110,20 @@ class Call:
         *,
         timeout_seconds: float,
         request_id: str = "",
+        traceparent: str = "",
         upstream_id: str = "",
         on_submitted: Callable[[str], None] | None = None,
         on_upstream_cancel: Callable[[str], None] | None = None,
     ) -> None:
-        """`upstream_id` is the platform's job of an earlier attempt, to be waited for instead of a new one.
+        """`request_id` and `traceparent` (W3C trace context) are sent on to the platform.
+
+        `upstream_id` is the platform's job of an earlier attempt, to be waited for instead of a new one.
 
         `on_submitted` is told the id of a new job before it is first asked about; if it raises, the job is canceled
         and the error flies. `on_upstream_cancel` is told what came of canceling the job; it must not raise.
         """
         self.request_id = request_id
+        self.traceparent = traceparent
         self.upstream_id = upstream_id
         self.deadline = time.monotonic() + timeout_seconds
         self.reason: StopReason | None = None

@@ -219,4 +219,6 @@ def _headers(body: bytes | None, call: Call, headers: Mapping[str, str]) -> dict
         made["Content-Type"] = "application/json"
     if call.request_id.isascii() and call.request_id.isprintable() and call.request_id.strip():
         made["X-Request-ID"] = call.request_id.strip()
+    if call.traceparent:
+        made["traceparent"] = call.traceparent
     return {**made, **headers}

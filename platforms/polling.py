@@ -204,7 +204,7 @@ class PollingPlatform(HttpPlatform):
 
     def _submit(self, submission: Request, call: Call) -> Job:
         """Starts a job. A stop waits a moment for the answer: whoever loses the id can neither cancel nor re-attach."""
-        alone = Call(timeout_seconds=call.remaining(), request_id=call.request_id)
+        alone = Call(timeout_seconds=call.remaining(), request_id=call.request_id, traceparent=call.traceparent)
         grace = threading.Timer(self.submit_grace_seconds, lambda: alone.stop(call.reason or StopReason.CANCELED))
         grace.daemon = True
         with call.closing(grace.start):
@@ -219,7 +219,9 @@ class PollingPlatform(HttpPlatform):
 
     def _cancel(self, job: Job, call: Call) -> None:
         """Asks the platform to end the job, and tells the call what came of it. Raises nothing of the platform's."""
-        note = self._cancellation(job, Call(timeout_seconds=self.cancel_seconds, request_id=call.request_id))
+        note = self._cancellation(
+            job, Call(timeout_seconds=self.cancel_seconds, request_id=call.request_id, traceparent=call.traceparent)
+        )
         logger.info("canceling the job %s on %s: %s", job.id, self.name, note)
         call.canceled_upstream(note)
 

@@ -21,7 +21,7 @@ from platforms import (
     StopReason,
     get_platform,
 )
-from predictions import counters, lifecycle
+from predictions import counters, lifecycle, tracing
 from predictions.context import request_id, working_on
 from predictions.inflight import in_flight
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
@@ -97,7 +97,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
     text = _Text()
     started = time.monotonic()
     try:
-        with in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()), _counted(task):
+        with in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()), _counted(task, call):
             release_connection()
             for chunk in platform_of(task).stream(_prediction_of(task), call):
                 text.add(chunk.data)
@@ -143,7 +143,10 @@ class _Text:
 def describe(platform_name: str, model_name: str) -> Any:
     """The model's own description of its inputs, from the platform. Raises PlatformError."""
     platform = get_platform(platform_name, settings.PLATFORMS)
-    return platform.docs(model_name, Call(timeout_seconds=platform.timeout_seconds, request_id=request_id()))
+    return platform.docs(
+        model_name,
+        Call(timeout_seconds=platform.timeout_seconds, request_id=request_id(), traceparent=tracing.current()),
+    )
 
 
 def run(
@@ -181,7 +184,8 @@ def run(
     call = _new_call(task, timeout_seconds)
     on_call(call)
     try:
-        outcome, _ = _ask(task, call)
+        with _traced_run(task, call):
+            outcome, _ = _ask(task, call)
     except CallStopped as stopped:
         if stopped.reason is StopReason.SHUTDOWN:
             raise
@@ -231,6 +235,7 @@ def _new_call(task: Task, timeout_seconds: float) -> Call:
     return Call(
         timeout_seconds=timeout_seconds,
         request_id=task.request_id,
+        traceparent=task.traceparent,
         upstream_id=task.upstream_id,
         on_submitted=submitted,
         on_upstream_cancel=partial(lifecycle.note_upstream_cancel, task),
@@ -242,7 +247,7 @@ def _ask(task: Task, call: Call) -> tuple[Outcome, PlatformError | None]:
     release_connection()
     started = time.monotonic()
     try:
-        with in_flight(task.pk, call), _counted(task):
+        with in_flight(task.pk, call), _counted(task, call):
             result = platform_of(task).predict(_prediction_of(task), call)
     except PlatformError as error:
         logger.info("the prediction failed: %s", error)
@@ -252,12 +257,27 @@ def _ask(task: Task, call: Call) -> tuple[Outcome, PlatformError | None]:
 
 
 @contextmanager
-def _counted(task: Task) -> Iterator[None]:
-    """Counts the platform's part of a prediction, however it ends."""
+def _traced_run(task: Task, call: Call) -> Iterator[None]:
+    """The worker's part of the trace; the wait in the queue is a part of it too, told afterwards."""
+    about: dict[str, str | int] = {"task.id": task.pk, "task.attempt": task.attempt}
+    with tracing.part("queue", tracing.SpanKind.INTERNAL, task.traceparent, began_at=task.created_at, attributes=about):
+        pass
+    with tracing.part("run task", tracing.SpanKind.CONSUMER, task.traceparent, attributes=about) as run:
+        call.traceparent = run.traceparent
+        yield
+
+
+@contextmanager
+def _counted(task: Task, call: Call) -> Iterator[None]:
+    """Counts and traces the platform's part of a prediction, however it ends."""
     started = time.monotonic()
     outcome = "error"
     try:
-        yield
+        about = {"platform": task.platform, "model": task.model_name, "task.id": task.pk}
+        name = f"{task.platform} prediction"
+        with tracing.part(name, tracing.SpanKind.CLIENT, call.traceparent, attributes=about) as client:
+            call.traceparent = client.traceparent
+            yield
         outcome = "succeeded"
     except PlatformError as error:
         outcome = error.outcome

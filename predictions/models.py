@@ -69,6 +69,9 @@ class Task(models.Model):
         max_length=64, blank=True, default="", help_text="The run that may still write; older ones are refused."
     )
     request_id = models.CharField("request", max_length=128, blank=True, default="", help_text="X-Request-ID.")
+    traceparent = models.CharField(
+        "trace", max_length=55, blank=True, default="", db_default="", help_text="W3C trace context of the request."
+    )
     upstream_id = models.CharField(
         "upstream job", max_length=200, blank=True, default="", help_text="The platform's own id of the prediction."
     )

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 
 from platforms import Chunk
-from predictions import execution, jobs, lifecycle
+from predictions import execution, jobs, lifecycle, tracing
 from predictions.context import request_id
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
 from predictions.models import Task, new_task_id
@@ -60,6 +60,7 @@ def new_task(request: PredictionRequest, status: Task.Status) -> Task:
         inputs=request.inputs,
         user_id=request.user_id,
         request_id=request_id(),
+        traceparent=tracing.current(),
         status=status,
     )
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"jobs"},
     {"execution", "inflight"},
     {"lifecycle", "queue", "uploads"},
-    {"recorder", "models", "context", "counters"},
+    {"recorder", "models", "context", "counters", "tracing"},
 ]
 """Inside predictions, from the top down."""
 ONLY_IN = {
@@ -24,6 +24,7 @@ ONLY_IN = {
     "redis": ["predictions/queue/"],
     "requests": ["platforms/", "webhooks/client.py"],
     "urllib3": ["platforms/"],
+    "opentelemetry": ["predictions/tracing.py"],
     "prometheus_client": ["predictions/counters.py", "predictions/metrics.py"],
 }
 

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import IO, Any, NoReturn
 
 from django.conf import settings
@@ -18,6 +19,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from predictions import tracing
 from predictions.api.draining import NEW_PREDICTIONS, is_draining
 from predictions.context import working_on
 from predictions.counters import request_answered
@@ -45,14 +47,18 @@ class RequestMiddleware:
         given = request.headers.get("X-Request-ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started = time.monotonic()
-        with working_on(request_id=request_id):
+        is_quiet = request.path.startswith(_QUIET)
+        trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(request.headers.get("traceparent", ""))
+        with working_on(request_id=request_id), trace as part:
             response = _refusal(request) or _unchunk(request) or self.get_response(request)
             seconds = time.monotonic() - started
             response["X-Request-ID"] = request_id
-            request_answered(_route(request), response.status_code, seconds)
+            route = _route(request)
+            request_answered(route, response.status_code, seconds)
+            part.answered(request.method or "", route, response.status_code)
             if not response.streaming:
                 release_connection()  # a caller who reads slowly must not hold it
-            if not request.path.startswith(_QUIET):
+            if not is_quiet:
                 logger.info(
                     "%s %s %d %.1fms",
                     request.method,

@@ -1,0 +1,98 @@
+"""OpenTelemetry traces: off until the standard OTEL_* variables ask for them, then one trace from caller to platform.
+
+A trace is carried as W3C `traceparent` text: in the request's header, on the task's row, on the call of the platform.
+While tracing is off it is only handed on.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from functools import lru_cache
+
+from django.conf import settings
+from opentelemetry import trace
+from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import SpanKind as SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_current: ContextVar[str] = ContextVar("traceparent", default="")
+
+
+class Part:
+    """One part of a trace. `traceparent` names it to whoever does a part of it in turn."""
+
+    def __init__(self, traceparent: str, span: Span | None = None) -> None:
+        self.traceparent = traceparent
+        self._span = span
+
+    def answered(self, method: str, route: str, status: int) -> None:
+        """For the web's part: what was asked and answered; 5xx is an error."""
+        if self._span is None:
+            return
+        self._span.update_name(f"{method} {route}")
+        self._span.set_attributes(
+            {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+        )
+        if status >= 500:
+            self._span.set_status(Status(StatusCode.ERROR))
+
+
+def current() -> str:
+    """The traceparent of the request that is being answered; empty where there is none."""
+    return _current.get()
+
+
+@contextmanager
+def answering(traceparent: str) -> Iterator[Part]:
+    """The web's part: what is submitted inside belongs to the trace of the caller's header, or begins one."""
+    given = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
+    with part("request", SpanKind.SERVER, given) as server:
+        token = _current.set(server.traceparent)
+        try:
+            yield server
+        finally:
+            _current.reset(token)
+
+
+@contextmanager
+def part(
+    name: str,
+    kind: SpanKind,
+    parent: str,
+    *,
+    began_at: datetime | None = None,
+    attributes: Mapping[str, str | int] | None = None,
+) -> Iterator[Part]:
+    """A span below `parent`; one that raises is an error. `began_at`: when it began, where that was before now."""
+    if not settings.TRACING:
+        yield Part(parent)
+        return
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+    start_time = int(began_at.timestamp() * 1e9) if began_at else None
+    span = _tracer().start_span(name, context, kind, attributes, start_time=start_time)
+    try:
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
+        yield Part(carrier.get("traceparent", parent), span)
+    except Exception as error:
+        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        raise
+    finally:
+        span.end()
+
+
+@lru_cache(maxsize=1)
+def _tracer() -> trace.Tracer:
+    """Made at the first span, in the process that uses it, for its exporter has a thread; slow to import."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+    provider = TracerProvider(resource=Resource.create({"service.name": settings.TRACING_SERVICE_NAME}))
+    to_console = settings.TRACES_EXPORTER == "console"
+    provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter() if to_console else OTLPSpanExporter()))
+    return provider.get_tracer("serving-agent")

@@ -1,0 +1,121 @@
+"""One trace from the caller through web, queue and worker to the platform, sent to a real OTLP endpoint."""
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from predictions.models import Task
+from tests.platforms.stub import Stub, answers
+from tests.predictions.test_cancel import until
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
+BODY = {"model_name": "m", "inputs": {}}
+
+
+class Collector:
+    """Takes OTLP over HTTP and keeps the spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                told = ExportTraceServiceRequest.FromString(body)
+                for resource in told.resource_spans:
+                    for scope in resource.scope_spans:
+                        collector.spans += scope.spans
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture
+def platform() -> Iterator[Stub]:
+    stub = Stub()
+    stub.script("POST /v1/predict", answers({"answer": 1}))
+    yield stub
+    stub.close()
+
+
+def test_an_async_prediction_is_one_trace_from_caller_to_platform(
+    serve: Callable[..., Server], collector: Collector, platform: Stub
+) -> None:
+    environment = {
+        "ML_PLATFORM": "k8s",
+        "K8SPLUGIN_ADDRESS": platform.address,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    web = serve("web", **environment)
+    serve("worker", **environment)
+    answer = requests.post(f"{web.url}/async/v1/predict", json=BODY, headers={"traceparent": TRACEPARENT}, timeout=30)
+    assert answer.status_code == 200
+    until(lambda: len(collector.spans) >= 4, seconds=60)
+    spans = {span.name: span for span in collector.spans}
+    assert set(spans) == {"POST /async/v1/predict", "queue", "run task", "k8s prediction"}
+    assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
+    request, run = spans["POST /async/v1/predict"], spans["run task"]
+    assert request.parent_span_id.hex() == CALLER
+    assert {spans["queue"].parent_span_id, run.parent_span_id} == {request.span_id}
+    assert spans["k8s prediction"].parent_span_id == run.span_id
+    sent = platform.received[0].headers["traceparent"]
+    assert sent == f"00-{TRACE}-{spans['k8s prediction'].span_id.hex()}-01"
+    assert Task.objects.get().traceparent.startswith(f"00-{TRACE}-{request.span_id.hex()}")
+
+
+def test_a_failed_prediction_is_an_error_in_its_trace(
+    serve: Callable[..., Server], collector: Collector, platform: Stub
+) -> None:
+    platform.script("POST /v1/predict", answers({"error": "broken"}, status=500))
+    web = serve(
+        "web",
+        ML_PLATFORM="k8s",
+        K8SPLUGIN_ADDRESS=platform.address,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_BSP_SCHEDULE_DELAY="100",
+    )
+    assert requests.post(f"{web.url}/v1/predict", json=BODY, timeout=30).status_code == 502
+    until(lambda: len(collector.spans) >= 2, seconds=60)
+    assert {span.name: span.status.code for span in collector.spans} == {
+        "POST /v1/predict": 2,
+        "k8s prediction": 2,
+    }
+
+
+def test_while_tracing_is_off_the_callers_trace_is_handed_on(
+    serve: Callable[..., Server], collector: Collector, platform: Stub
+) -> None:
+    web = serve("web", ML_PLATFORM="k8s", K8SPLUGIN_ADDRESS=platform.address)
+    for header in (TRACEPARENT, "not a trace"):
+        answer = requests.post(f"{web.url}/v1/predict", json=BODY, headers={"traceparent": header}, timeout=30)
+        assert answer.status_code == 200
+    assert [call.headers.get("traceparent") for call in platform.received] == [TRACEPARENT, None]
+    assert not collector.spans
