@@ -58,17 +58,20 @@ def platform_of(task: Task) -> Platform:
     return get_platform(task.platform, settings.PLATFORMS)
 
 
-def predict(task: Task) -> Task:
+def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> Task:
     """Creates the task as `running`, runs it while the caller waits, and answers the ended task.
 
-    Raises PlatformError once the failure is recorded, TaskCanceled, RecordUnavailable and RecordRefused.
+    When the caller is gone, the platform's side is ended and the task `canceled`. Raises PlatformError once the failure
+    is recorded, TaskCanceled, RecordUnavailable and RecordRefused.
     """
     lifecycle.create(task)
     call = _new_call(task, settings.TASK_TIMEOUT)
     with working_on(task_id=task.pk):
         try:
-            outcome, error = _ask(task, call)
+            outcome, error = _ask(task, call, caller_is_gone)
         except CallStopped as stopped:
+            with suppress(InvalidTransition):
+                lifecycle.cancel(task)
             raise TaskCanceled(task.pk) from stopped
         except Exception:  # a defect of ours: the record must not stay `running` because of it
             lifecycle.fail(task, "internal error")
@@ -242,12 +245,15 @@ def _new_call(task: Task, timeout_seconds: float) -> Call:
     )
 
 
-def _ask(task: Task, call: Call) -> tuple[Outcome, PlatformError | None]:
+def _ask(
+    task: Task, call: Call, caller_is_gone: Callable[[], bool] | None = None
+) -> tuple[Outcome, PlatformError | None]:
     """Calls the platform, without a database connection in hand. Raises CallStopped."""
     release_connection()
     started = time.monotonic()
     try:
-        with in_flight(task.pk, call), _counted(task, call):
+        is_wanted = None if caller_is_gone is None else lambda: not caller_is_gone()
+        with in_flight(task.pk, call, is_wanted=is_wanted), _counted(task, call):
             result = platform_of(task).predict(_prediction_of(task), call)
     except PlatformError as error:
         logger.info("the prediction failed: %s", error)

@@ -5,6 +5,7 @@ run finds nothing left to change.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 PURGE_BATCH = 1000
 REPORT_FAILURES = 3
 
+OnProgress = Callable[[int, int | None], None]
+"""Told how many are done, and of how many where that is known."""
+
+
+def _untold(done: int, total: int | None) -> None:
+    """For those who do not want to know."""
+
 
 @dataclass(slots=True)
 class Summary:
@@ -40,26 +48,28 @@ class Summary:
         return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
 
 
-def init_check() -> Summary:
+def init_check(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> Summary:
     """Looks for unfinished tasks of this agent on which nothing works.
 
     Older than TASK_TIMEOUT: `failed`. A younger `pending` one is queued again; a younger `running` one is left until
     it is older (a sync prediction has no job). Reports what the record service has not heard.
-    Raises QueueUnavailable and RecordUnavailable, with nothing half done.
+    `dry_run` counts what would be done. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
     """
-    summary = Summary(reported=report_unreported())
+    summary = Summary(reported=_count_unreported() if dry_run else report_unreported())
     too_old = now() - timedelta(seconds=settings.TASK_TIMEOUT)
     unfinished = _ours().unfinished()
     with database_errors():
         tasks = list(unfinished.defer("inputs", "outputs"))
     known = queue.unfinished_ids()
-    for task in tasks:
+    for number, task in enumerate(tasks):
+        on_progress(number, len(tasks))
         if task.pk in known:
             continue
         if (task.started_at or task.created_at) < too_old:
-            summary.failed += _fail(task, "the task was lost: nothing worked on it any more")
+            summary.failed += dry_run or _fail(task, "the task was lost: nothing worked on it any more")
         elif task.status == Task.Status.PENDING:
-            queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
+            if not dry_run:
+                queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
             summary.enqueued_again += 1
         else:
             summary.left += 1
@@ -67,33 +77,43 @@ def init_check() -> Summary:
     return summary
 
 
-def sweep_archive() -> Summary:
+def sweep_archive(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> Summary:
     """Fails the tasks whose jobs are in RQ's failed registry, and removes those jobs.
 
-    A job whose task could not be written stays (RQ drops it after twelve hours). Raises QueueUnavailable.
+    A job whose task could not be written stays (RQ drops it after twelve hours). `dry_run` counts what would be done.
+    Raises QueueUnavailable.
     """
     summary = Summary()
-    for task_id in queue.archived_ids():
+    archived = queue.archived_ids()
+    for number, task_id in enumerate(archived):
+        on_progress(number, len(archived))
         try:
             with database_errors():
                 task = Task.objects.filter(pk=task_id).defer("inputs", "outputs").first()
             if task is not None:
-                summary.failed += _fail(task, "failed due to system errors")
+                summary.failed += not task.is_ended if dry_run else _fail(task, "failed due to system errors")
         except RecordUnavailable:
             summary.left += 1
             continue
-        queue.remove_archived(task_id)
+        if not dry_run:
+            queue.remove_archived(task_id)
     logger.info("archive sweep: %s", summary)
     return summary
 
 
-def purge_tasks() -> Summary:
-    """Deletes tasks that ended longer than TASK_RETENTION ago, a batch at a time, and their files.
+def purge_tasks(
+    older_than: timedelta | None = None, *, dry_run: bool = False, on_progress: OnProgress = _untold
+) -> Summary:
+    """Deletes tasks that ended longer than `older_than` (TASK_RETENTION) ago, a batch at a time, and their files.
 
-    Raises RecordUnavailable and StorageUnavailable.
+    `dry_run` counts what would be deleted. Raises RecordUnavailable and StorageUnavailable.
     """
     summary = Summary()
-    old = Task.objects.ended().filter(ended_at__lt=now() - settings.TASK_RETENTION, unreported=False)
+    before = now() - (settings.TASK_RETENTION if older_than is None else older_than)
+    old = Task.objects.ended().filter(ended_at__lt=before, unreported=False)
+    if dry_run:
+        with database_errors():
+            return Summary(purged=old.count())
     while True:
         with database_errors():
             batch = list(old.order_by("ended_at").values_list("pk", flat=True)[:PURGE_BATCH])
@@ -101,8 +121,9 @@ def purge_tasks() -> Summary:
                 break
             uploads.delete_files_of(batch)
             summary.purged += Task.objects.ended().filter(pk__in=batch).delete()[0]
+        on_progress(summary.purged, None)
     with database_errors():
-        uploads.delete_files_before(now() - settings.TASK_RETENTION)
+        uploads.delete_files_before(before)
     logger.info("purge: %s", summary)
     return summary
 
@@ -110,7 +131,7 @@ def purge_tasks() -> Summary:
 def report_unreported() -> int:
     """Tells the record service of ended tasks it has not heard of; stops after three that it does not take."""
     reported = failures = 0
-    unreported = Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME)
+    unreported = _unreported()
     with database_errors():
         task_ids = list(unreported.order_by("updated_at").values_list("pk", flat=True)[:PURGE_BATCH])
     for task_id in task_ids:
@@ -126,6 +147,15 @@ def report_unreported() -> int:
                 logger.warning("the record service does not take %d tasks", len(task_ids) - reported)
                 break
     return reported
+
+
+def _unreported() -> TaskQuerySet:
+    return Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME)
+
+
+def _count_unreported() -> int:
+    with database_errors():
+        return _unreported().count()
 
 
 def _ours() -> TaskQuerySet:

@@ -65,9 +65,19 @@ def new_task(request: PredictionRequest, status: Task.Status) -> Task:
     )
 
 
-def predict(request: PredictionRequest) -> Task:
-    """Runs a prediction while the caller waits. Raises as execution.predict."""
-    return execution.predict(new_task(request, Task.Status.RUNNING))
+def predict(
+    request: PredictionRequest,
+    *,
+    caller_is_gone: Callable[[], bool] | None = None,
+    on_task: Callable[[Task], None] = lambda task: None,
+) -> Task:
+    """Runs a prediction while the caller waits; `on_task` is told the task before it begins.
+
+    Raises as execution.predict.
+    """
+    task = new_task(request, Task.Status.RUNNING)
+    on_task(task)
+    return execution.predict(task, caller_is_gone=caller_is_gone)
 
 
 def stream(

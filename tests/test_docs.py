@@ -118,3 +118,8 @@ def test_every_error_code_is_in_the_readme() -> None:
 
 def test_every_process_is_in_the_readme() -> None:
     assert [word(row[0]) for row in table("process")] == list(procfile())
+
+
+def test_every_command_is_in_the_readme_and_nothing_else() -> None:
+    commands = {path.stem for path in (ROOT / "predictions/management/commands").glob("[!_]*.py")}
+    assert {word(row[0]) for row in table("command")} == commands

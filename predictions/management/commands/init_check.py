@@ -1,24 +1,30 @@
 """`manage.py init_check`: find unfinished tasks on which nothing works any more."""
 
+from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandParser
 
 from predictions import maintenance
-from predictions.queue.queue import QueueUnavailable
-from predictions.recorder import RecordUnavailable
+from predictions.management.output import AgentCommand
 
 
-class Command(BaseCommand):
-    help = (
-        "Looks at every pending or running task of this agent: one that nothing works on is failed when it is older "
-        "than TASK_TIMEOUT, and queued again when it is a younger pending one. Safe at any time, also twice at once."
-    )
+class Command(AgentCommand):
+    help = """\
+Looks at every pending or running task of this agent. One that nothing works on is failed when it is older than
+TASK_TIMEOUT, and queued again when it is a younger pending one. Ended tasks that the record service has not heard of
+are reported to it. Safe at any time, also twice at once; the scheduler process does this every 5 minutes."""
+    examples = """\
+  manage.py init_check                  settle what was lost
+  manage.py init_check --dry-run        only count it
+  manage.py init_check --json           {"dry_run", "failed", "enqueued_again", "reported", "left", …}"""
+    is_long = True
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            self.stdout.write(f"Init check: {maintenance.init_check()}.")
-        except QueueUnavailable as error:
-            raise CommandError("Redis does not answer, so nothing was changed. Is REDIS_ADDRESS right?") from error
-        except RecordUnavailable as error:
-            raise CommandError("The database does not answer. Is DATABASE_URL right?") from error
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--dry-run", action="store_true", help="count what would be done, and do nothing")
+
+    def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
+        summary = maintenance.init_check(dry_run=dry_run, on_progress=self.progress)
+        title = "Init check would do" if dry_run else "Init check"
+        self.answer({"dry_run": dry_run, **asdict(summary)}, f"{title}: {summary}.")

@@ -1,21 +1,38 @@
 """`manage.py purge_tasks`: delete old tasks."""
 
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandParser
 
 from predictions import maintenance
-from predictions.recorder import RecordUnavailable
-from predictions.uploads import StorageUnavailable
+from predictions.management.arguments import duration
+from predictions.management.output import AgentCommand
 
 
-class Command(BaseCommand):
-    help = "Deletes tasks that ended longer than TASK_RETENTION ago, in batches."
+class Command(AgentCommand):
+    help = """\
+Deletes tasks that ended longer than TASK_RETENTION ago, with their uploaded files, in batches. What the record service
+has not heard of stays. Safe at any time, and may be interrupted; the scheduler process does this every hour."""
+    examples = """\
+  manage.py purge_tasks                          older than TASK_RETENTION
+  manage.py purge_tasks --older-than 7d          older than seven days
+  manage.py purge_tasks --older-than 1h --dry-run
+  manage.py purge_tasks --json                   {"dry_run", "purged", …}"""
+    is_long = True
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            self.stdout.write(f"Purge: {maintenance.purge_tasks()}.")
-        except RecordUnavailable as error:
-            raise CommandError("The database does not answer. Is DATABASE_URL right?") from error
-        except StorageUnavailable as error:
-            raise CommandError(f"The storage of uploads did not delete a file ({error}); its task stays.") from error
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--dry-run", action="store_true", help="count what would be deleted, and delete nothing")
+        parser.add_argument(
+            "--older-than",
+            type=duration,
+            metavar="7d",
+            help="how long ago a task ended, instead of TASK_RETENTION: 90s, 30m, 48h, 7d",
+        )
+
+    def handle(self, *args: Any, dry_run: bool, older_than: timedelta | None, **options: Any) -> None:
+        summary = maintenance.purge_tasks(older_than, dry_run=dry_run, on_progress=self.progress)
+        title = "Purge would do" if dry_run else "Purge"
+        self.answer({"dry_run": dry_run, **asdict(summary)}, f"{title}: {summary}.")

@@ -1,0 +1,118 @@
+"""`manage.py queue`: how long it is, and holding, resuming, draining and emptying it."""
+
+import getpass
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandParser
+from django.db.models import Count
+
+from predictions.lifecycle import database_errors, release_connection
+from predictions.management.arguments import duration
+from predictions.management.interruption import Interruption
+from predictions.management.output import INTERRUPTED, AgentCommand, printable
+from predictions.management.waiting import cancel_waiting
+from predictions.models import Task
+from predictions.queue import queue
+from predictions.queue.overview import overview
+
+LOOK_EVERY_SECONDS = 0.5
+COMMANDS = {
+    "size": "how many tasks wait and run in workers, and whether the queue is paused",
+    "pause": "hand no more tasks to workers; submissions are still accepted, and what runs runs on",
+    "resume": "hand tasks out again",
+    "drain": """wait until no task of this agent waits or runs, sync and streaming ones included.
+It refuses nothing: stop sending before (end web, or close the gate in front of it).
+With --running only until nothing runs: after a pause, before the platform is worked on""",
+    "delete-waiting": "cancel every task that waits, after a question; what runs runs on",
+}
+
+
+class Command(AgentCommand):
+    help = "Looks at this agent's queue (TASK_TYPE_NAME), and acts on it. `queue COMMAND --help` says more."
+    examples = """\
+  manage.py queue size --json                {"waiting", "running", "max", "paused_by", "workers", "slots"}
+  manage.py queue pause && manage.py queue drain --running --timeout 10m
+  manage.py queue drain --progress           --json: {"waiting": 0, "running": 0, "seconds"}
+  manage.py queue delete-waiting --yes       --json: {"waiting", "canceled"}"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        *_, drain, delete = self.add_commands(parser, COMMANDS, long="drain")
+        drain.add_argument("--running", action="store_true", help="only until nothing runs")
+        drain.add_argument("--timeout", type=duration, metavar="10m", help="give up after so long, with exit code 1")
+        delete.add_argument("--yes", action="store_true", help="do not ask")
+
+    def handle(self, *args: Any, command: str, **options: Any) -> None:
+        run: dict[str, Callable[[dict[str, Any]], None]] = {
+            "size": self._size,
+            "pause": self._pause,
+            "resume": self._resume,
+            "drain": self._drain,
+            "delete-waiting": lambda options: cancel_waiting(self, yes=options["yes"]),
+        }
+        run[command](options)
+
+    def _size(self, options: dict[str, Any]) -> None:
+        now, bound = overview(), settings.MAX_QUEUE_SIZE
+        paused = f"; paused by {printable(now.paused_by)}" if now.paused_by else ""
+        self.answer(
+            {
+                "waiting": now.waiting,
+                "running": now.running,
+                "max": bound,
+                "paused_by": now.paused_by or None,
+                "workers": now.workers_alive,
+                "slots": now.slots,
+            },
+            f"{now.waiting} of {bound} wait, {now.running} of {now.slots} slots run{paused}.",
+        )
+
+    def _pause(self, options: dict[str, Any]) -> None:
+        queue.pause(f"{_who()} (manage.py)")
+        self.answer({"paused": True}, "Paused: tasks are accepted, and stay waiting. `manage.py queue resume` goes on.")
+
+    def _resume(self, options: dict[str, Any]) -> None:
+        queue.resume()
+        self.answer({"paused": False}, "Resumed.")
+
+    def _drain(self, options: dict[str, Any]) -> None:
+        running_only: bool = options["running"]
+        timeout: timedelta | None = options["timeout"]
+        started = time.monotonic()
+        if not running_only and queue.paused() and _unfinished()[0]:
+            self.refuse("The queue is paused, so what waits stays: `manage.py queue resume` first, or add --running.")
+        with Interruption() as interruption:
+            while True:
+                waiting, running = _unfinished()
+                seconds = time.monotonic() - started
+                if not running and (running_only or not waiting):
+                    break
+                left = f"{waiting} wait, {running} run"
+                if timeout is not None and seconds >= timeout.total_seconds():
+                    self.fail("timeout", f"It is not drained after {seconds:.0f} s: {left}.")
+                self.progress.say(f"{left} …")
+                if interruption.wait(LOOK_EVERY_SECONDS):
+                    sys.exit(INTERRUPTED)
+        document = {"waiting": waiting, "running": running, "seconds": round(seconds, 3)}
+        self.answer(document, "Nothing runs." if running_only else "Drained: nothing waits or runs.")
+
+
+def _unfinished() -> tuple[int, int]:
+    """How many tasks of this agent wait, and how many run. Raises RecordUnavailable."""
+    ours = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
+    with database_errors():
+        counts = dict(ours.order_by().values_list("status").annotate(Count("pk")))
+    release_connection()
+    return counts.get(Task.Status.PENDING, 0), counts.get(Task.Status.RUNNING, 0)
+
+
+def _who() -> str:
+    """Whoever runs the command; a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"

@@ -1,0 +1,180 @@
+"""`manage.py tasks`: list, show, cancel and follow tasks."""
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.timezone import now
+
+from predictions import submission
+from predictions.api.serializers import task_object, time_text
+from predictions.lifecycle import database_errors
+from predictions.management.arguments import moment, positive
+from predictions.management.following import changes_of, changes_since
+from predictions.management.interruption import Interruption
+from predictions.management.output import INTERRUPTED, AgentCommand, printable, readable_json, table
+from predictions.management.waiting import cancel_waiting
+from predictions.models import Task, TaskQuerySet
+
+COMMANDS = {
+    "list": "the newest tasks, newest first",
+    "show": "one task, with its inputs and outputs",
+    "cancel": "take waiting tasks out of the queue, and end running predictions; exit code 1 if one could not be",
+    "follow": """every change of the tasks until all have ended; exit code 1 if one did not succeed.
+Without ids: those of every new task, until Ctrl-C""",
+}
+FILTERS = {
+    "status": "status",
+    "model": "model_name",
+    "user": "user_id",
+    "platform": "platform",
+    "since": "created_at__gte",
+}
+"""Option → what it asks of the rows."""
+LISTED = ("status", "model_name", "model_version", "platform", "user_id", "error_info", "attempt", "running_time")
+SHOWN = ("agent", "user_id", "request_id", "upstream_id", "upstream_cancel", "unreported", "inputs")
+
+
+class Command(AgentCommand):
+    help = "Looks at tasks, and cancels them. `tasks COMMAND --help` says more."
+    examples = """\
+  manage.py tasks list --status failed --since 2h
+  manage.py tasks list --model iris --user anna --limit 100 --json    {"tasks": [{"id", "status", …}]}
+  manage.py tasks show 4df7acfc-…                                     --json: the task as /task/{id}, and its inputs
+  manage.py tasks cancel 4df7acfc-… 9b2e…                             --json: {"canceled", "ending", "failed"}
+  manage.py tasks cancel --all-pending --yes                          --json: {"waiting", "canceled"}
+  manage.py tasks follow 4df7acfc-…                                   --json: a document a line
+  manage.py tasks follow --model iris"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        listing, showing, canceling, following = self.add_commands(parser, COMMANDS)
+        for filtered in (listing, following):
+            filtered.add_argument("--model", help="of this model")
+            filtered.add_argument("--user", help="of this user (the UID header)")
+            filtered.add_argument("--platform", help="on this platform")
+        listing.add_argument("--status", choices=Task.Status.values)
+        listing.add_argument("--since", type=moment, metavar="2h", help="submitted then or later: 2h ago, or a date")
+        listing.add_argument("--limit", type=positive, default=20, help="at most so many (20)")
+        showing.add_argument("id", help="the task's id")
+        canceling.add_argument("ids", nargs="*", metavar="id", help="tasks")
+        canceling.add_argument("--all-pending", action="store_true", help="every task that waits, after a question")
+        canceling.add_argument("--yes", action="store_true", help="do not ask")
+        following.add_argument("ids", nargs="*", metavar="id", help="tasks; none: every new one")
+
+    def handle(self, *args: Any, command: str, **options: Any) -> None:
+        run: dict[str, Callable[[dict[str, Any]], None]] = {
+            "list": self._list,
+            "show": self._show,
+            "cancel": self._cancel,
+            "follow": self._follow,
+        }
+        run[command](options)
+
+    def _list(self, options: dict[str, Any]) -> None:
+        with database_errors():
+            tasks = list(_chosen(options).defer("inputs", "outputs").order_by("-created_at")[: options["limit"]])
+        rows = [
+            (task.pk, task.status, _model(task), task.platform, task.user_id, _when(task.created_at), _seconds(task))
+            for task in tasks
+        ]
+        head = ("ID", "STATUS", "MODEL", "PLATFORM", "USER", "SUBMITTED (UTC)", "RUN TIME")
+        self.answer({"tasks": [_listed(task) for task in tasks]}, table(head, rows) if rows else "No such tasks.")
+
+    def _show(self, options: dict[str, Any]) -> None:
+        with database_errors():
+            task = Task.objects.filter(pk=options["id"]).first()
+        if task is None:
+            self.fail("not_found", f"There is no task {printable(options['id'])}.")
+        whole = task_object(task) | {name: getattr(task, name) for name in SHOWN}
+        json_fields = ("inputs", "outputs")
+        lines = [f"{name + ':':16} {printable(str(value))}" for name, value in whole.items() if name not in json_fields]
+        lines += [f"{name}:\n{readable_json(whole[name])}" for name in json_fields]
+        self.answer(whole, "\n".join(lines))
+
+    def _cancel(self, options: dict[str, Any]) -> None:
+        if bool(options["ids"]) == options["all_pending"]:
+            self.refuse("Say which tasks to cancel: their ids, or --all-pending.")
+        if options["all_pending"]:
+            cancel_waiting(self, yes=options["yes"])
+        else:
+            self._cancel_each(dict.fromkeys(options["ids"]))
+
+    def _cancel_each(self, task_ids: dict[str, None]) -> None:
+        done: dict[str, list[Any]] = {"canceled": [], "ending": [], "failed": []}
+        lines = []
+        for task_id in task_ids:
+            outcome, said, code = _cancel(task_id)
+            done[outcome].append({"id": task_id, "error": said, "code": code} if code else task_id)
+            lines.append(f"{printable(task_id)}: {said}")
+        self.answer(done, "\n".join(lines))
+        if done["failed"]:
+            sys.exit(1)
+
+    def _follow(self, options: dict[str, Any]) -> None:
+        with Interruption() as interruption:
+            if not options["ids"]:
+                for task in changes_since(now(), _chosen(options), interruption):
+                    self.answer_line(_listed(task), _line(task))
+                return
+            ended = self._follow_ids(list(dict.fromkeys(options["ids"])), interruption)
+            if interruption.is_noted():
+                sys.exit(INTERRUPTED)
+        if set(ended.values()) != {Task.Status.SUCCEEDED}:
+            sys.exit(1)
+
+    def _follow_ids(self, task_ids: list[str], interruption: Interruption) -> dict[str, str]:
+        """Prints the tasks' changes until they have ended; how each of them stands then."""
+        stands: dict[str, str] = {}
+        for task in changes_of(task_ids, interruption):
+            stands[task.pk] = task.status
+            self.answer_line(_listed(task), _line(task))
+        unknown = [task_id for task_id in task_ids if task_id not in stands]
+        if unknown and not interruption.is_noted():
+            self.fail("not_found", f"There is no task {printable(', '.join(unknown))}.")
+        return stands
+
+
+def _chosen(options: dict[str, Any]) -> TaskQuerySet:
+    asked = {field: options[name] for name, field in FILTERS.items() if options.get(name) is not None}
+    return Task.objects.filter(**asked)
+
+
+def _cancel(task_id: str) -> tuple[str, str, str]:
+    """What came of it (`canceled`, `ending`, `failed`), a sentence, and the error's code."""
+    try:
+        was_running = submission.cancel(task_id)
+    except submission.TaskNotFound:
+        return "failed", "there is no such task", "not_found"
+    except submission.AlreadyFinished as error:
+        return "failed", str(error), "already_finished"
+    except submission.NotOurs:
+        return "failed", "it runs on another agent: cancel it there", "not_ours"
+    return ("ending", "canceled; its prediction is being ended", "") if was_running else ("canceled", "canceled", "")
+
+
+def _listed(task: Task) -> dict[str, Any]:
+    """A task without what may be large."""
+    times = {name: time_text(getattr(task, name)) for name in ("created_at", "started_at", "ended_at")}
+    return {"id": task.pk, **{name: getattr(task, name) for name in LISTED}, **times}
+
+
+def _line(task: Task) -> str:
+    """One line for each change."""
+    attempt = f" (attempt {task.attempt})" if task.attempt > 1 else ""
+    why = f": {printable(task.error_info)}" if task.error_info else ""
+    seconds = f" in {_seconds(task)}" if task.status == Task.Status.SUCCEEDED else ""
+    return f"{_when(task.updated_at)}  {task.pk}  {printable(_model(task))}  {task.status}{attempt}{seconds}{why}"
+
+
+def _model(task: Task) -> str:
+    return f"{task.model_name} {task.model_version}".strip()
+
+
+def _when(time: datetime) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _seconds(task: Task) -> str:
+    return "" if task.running_time is None else f"{task.running_time:.3f} s"

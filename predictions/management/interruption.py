@@ -1,0 +1,39 @@
+"""Ctrl-C as something a command can look at, so that it ends its task before it ends itself."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interruption:
+    """Inside the block the first Ctrl-C (SIGTERM, a closed terminal) is only noted; another one acts as ever."""
+
+    def __init__(self) -> None:
+        self._noted = threading.Event()
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._restore()
+
+    def is_noted(self) -> bool:
+        return self._noted.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleeps, and wakes when it is noted; whether it is."""
+        return self._noted.wait(seconds)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted.set()
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,231 @@
+"""What every command shares: help that explains, JSON for machines, progress for people, failures in a sentence."""
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+    OutputWrapper,
+)
+from django.db import InterfaceError, OperationalError, ProgrammingError
+
+from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
+from predictions.execution import TaskCanceled
+from predictions.queue.queue import QueueFull, QueueUnavailable
+from predictions.recorder import RecordRefused, RecordUnavailable
+from predictions.uploads import StorageUnavailable
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+PROGRESS_EVERY_SECONDS = 0.2
+PROGRESS_LINE_EVERY_SECONDS = 2.0
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_DATABASE = "The database does not answer{cause}. Is DATABASE_URL right, and the server running?"
+
+# What a command may meet → the API's word for it, and a sentence ({error}: the exception's own words, {cause}: in
+# brackets, what lies under it). The first that fits counts; what no row names is a defect and keeps its traceback.
+FAILURES: list[tuple[type[Exception], str, str]] = [
+    (InvalidInputs, "invalid_inputs", "The platform refused the inputs: {error}."),
+    (Unsupported, "unsupported", "This cannot be done: {error}."),
+    (PlatformTimeout, "platform_timeout", "The prediction failed: {error}{cause}."),
+    (
+        PlatformError,
+        "platform_error",
+        "The prediction failed: {error}{cause}. `manage.py doctor` may know why.",
+    ),
+    (TaskCanceled, "canceled", "The task was canceled while it ran."),
+    (QueueFull, "queue_full", "Nothing was queued: {error}. Try again later, or raise MAX_QUEUE_SIZE."),
+    (QueueUnavailable, "unavailable", "Redis does not answer{cause}. Is REDIS_ADDRESS right, and the server running?"),
+    (RecordUnavailable, "unavailable", "It could not be recorded: {error}{cause}. `manage.py doctor` says more."),
+    (RecordRefused, "unavailable", "The record service refused the task: {error}."),
+    (ProgrammingError, "unavailable", "The database has no such tables{cause}. Run `manage.py migrate`."),
+    (OperationalError, "unavailable", _DATABASE),
+    (InterfaceError, "unavailable", _DATABASE),
+    (StorageUnavailable, "unavailable", "The storage of uploads did not do its part: {error}. Its task stays."),
+]
+
+
+class AgentCommand(BaseCommand):
+    """Base of this agent's commands. Subclasses set `help` and `examples`, and answer by `answer`.
+
+    Exit codes: 0, 1 for a failure that is told, 2 for wrong usage, 130 after Ctrl-C. With --json there is one JSON
+    document on stdout, also for a failure: `{"error", "code"}`. Logs are on stderr: warnings, and all with `-v 2`.
+    """
+
+    examples: str = ""
+    is_long = False
+    """Whether it takes --progress."""
+
+    as_json = False
+    progress: "Progress"
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        kwargs |= {"epilog": f"examples:\n{self.examples}" if self.examples else "", "formatter_class": _Help}
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        self.add_common(parser, is_long=self.is_long)
+
+    def add_commands(self, parser: CommandParser, commands: dict[str, str], *, long: str = "") -> list[CommandParser]:
+        """A parser for each command of a command: name → what it does. `long` names the one that tells progress."""
+        choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        parsers = []
+        for name, says in commands.items():
+            parsers.append(choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help))
+            self.add_common(parsers[-1], is_long=name == long)
+        return parsers
+
+    def add_common(self, parser: CommandParser, *, is_long: bool) -> None:
+        parser.add_argument("--json", action="store_true", dest="as_json", help="answer one JSON document on stdout")
+        if is_long:
+            parser.add_argument(
+                "--progress", action="store_true", help="tell progress on stderr also where that is no terminal"
+            )
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        self.as_json = options.get("as_json", False)
+        errors = options.get("stderr") or sys.stderr
+        self.progress = Progress(errors, shown=options.get("progress", False) or errors.isatty())
+        with _quiet_logs(options["verbosity"]), self._failures_told():
+            answered = super().execute(*args, **options)
+            self.stdout.flush()
+        return answered
+
+    def answer(self, document: Any, text: str) -> None:
+        """The command's one answer: the document for machines, or the text for people."""
+        self.stdout.write(json.dumps(document, indent=2) if self.as_json else text)
+
+    def answer_line(self, document: Any, text: str) -> None:
+        """One of many answers, each of which is on its way at once: a JSON document a line, or a line of text."""
+        self.stdout.write(json.dumps(document, separators=(",", ":")) if self.as_json else text)
+        self.stdout.flush()
+
+    def tell(self, text: str) -> None:
+        """Something for people beside the answer, on stderr."""
+        self.progress.clear()
+        self.stderr.write(text, style_func=str)
+
+    def fail(self, code: str, sentence: str, *, returncode: int = 1, **about: str) -> NoReturn:
+        """Ends the command with a sentence on stderr, and with --json as a document on stdout too."""
+        if self.as_json:
+            self.answer_line({"error": sentence, "code": code, **about}, "")
+        raise CommandError(sentence, returncode=returncode)
+
+    def refuse(self, sentence: str) -> NoReturn:
+        """Ends the command as wrongly used."""
+        self.fail("invalid_request", sentence, returncode=2)
+
+    def confirm(self, question: str, *, yes: bool) -> bool:
+        """Whether the person agrees; `yes`: agreed on the command line, where nobody can be asked."""
+        if yes:
+            return True
+        if self.as_json or not sys.stdin.isatty():
+            self.refuse("Nobody can be asked here whether that is meant: add --yes.")
+        self.stderr.write(f"{question} [y/N] ", style_func=str, ending="")
+        self.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except tuple(kind for kind, _, _ in FAILURES) as error:
+            _, code, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
+            root = root_of(error)
+            self.progress.clear()
+            self.fail(code, sentence.format(error=error, cause=f" ({root})" if root else ""))
+        except KeyboardInterrupt:
+            self.tell("\nInterrupted.")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # `… | head` has read enough; what is still buffered must not raise again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BROKEN_PIPE)
+        finally:
+            self.progress.clear()
+
+
+class _Help(DjangoHelpFormatter, RawDescriptionHelpFormatter):
+    """Django's order of options; descriptions and examples as they are written."""
+
+
+class Progress:
+    """A line on stderr that says how far a long command is: rewritten on a terminal, a new one now and then elsewhere.
+
+    A function of (done, total or None), as the core's long functions take it.
+    """
+
+    def __init__(self, stream: OutputWrapper | Any, *, shown: bool) -> None:
+        self._stream = stream
+        self._shown = shown
+        self._is_terminal = stream.isatty()
+        self._every = PROGRESS_EVERY_SECONDS if self._is_terminal else PROGRESS_LINE_EVERY_SECONDS
+        self._told_at = float("-inf")
+        self._written = False
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        self.say(f"{done} of {total} …" if total is not None else f"{done} …")
+
+    def say(self, text: str) -> None:
+        if not self._shown or time.monotonic() - self._told_at < self._every:
+            return
+        self._told_at = time.monotonic()
+        self._stream.write(f"\r\033[K{text}" if self._is_terminal else f"{text}\n")
+        self._stream.flush()
+        self._written = True
+
+    def clear(self) -> None:
+        """Takes the line away before something else is written."""
+        if self._written and self._is_terminal:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+        self._written = False
+
+
+@contextmanager
+def _quiet_logs(verbosity: int) -> Iterator[None]:
+    """Commands say themselves what they did: their logs are for -v 2, what is wrong always is."""
+    root = logging.getLogger()
+    level = root.level
+    if verbosity < 2:
+        root.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def root_of(error: BaseException) -> str:
+    """What lies at the bottom of an error, in its first line; empty where nothing does."""
+    root = error
+    while (below := root.__cause__ or root.__context__) is not None:
+        root = below
+    return "" if root is error else printable(str(root).partition("\n")[0].strip()) or type(root).__name__
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: callers choose models' and users' names."""
+    return _CONTROL.sub("�", text)
+
+
+def readable_json(value: Any) -> str:
+    """JSON for people, in their own letters."""
+    return printable(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as they need to be."""
+    lines = [list(head), *([" ".join(printable(cell).split()) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
