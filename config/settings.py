@@ -325,6 +325,7 @@ UNFOLD = {
     "SITE_SUBHEADER": f"{ML_PLATFORM} · queue {TASK_TYPE_NAME}",
     "SITE_SYMBOL": "hub",
     "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "predictions.dashboard.context",
     "SIDEBAR": {
         "show_search": False,
         "show_all_applications": False,
@@ -332,6 +333,7 @@ UNFOLD = {
             {
                 "title": "Serving",
                 "items": [
+                    {"title": "Dashboard", "icon": "monitoring", "link": reverse_lazy("admin:index")},
                     {
                         "title": "Tasks",
                         "icon": "list_alt",
@@ -349,6 +351,7 @@ UNFOLD = {
                 "items": [
                     {"title": "Users", "icon": "person", "link": reverse_lazy("admin:auth_user_changelist")},
                     {"title": "Groups", "icon": "group", "link": reverse_lazy("admin:auth_group_changelist")},
+                    {"title": "History", "icon": "history", "link": reverse_lazy("admin:admin_logentry_changelist")},
                 ],
             },
         ],

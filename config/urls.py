@@ -13,5 +13,6 @@ handler500 = "predictions.api.errors.server_error"
 urlpatterns = [
     path("", include(webhooks.urls.routes)),
     path("", include("predictions.api.urls")),
+    path("admin/", include("predictions.dashboard")),
     path("admin/", admin.site.urls),
 ]

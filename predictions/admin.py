@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
@@ -245,6 +246,28 @@ def _shown(url: str) -> SafeString:
     if url.startswith("data:"):
         return picture
     return format_html('<a href="{}" rel="noreferrer noopener" class="inline-block m-1">{}</a>', url, picture)
+
+
+@admin.register(LogEntry)
+class HistoryAdmin(ModelAdmin):
+    """Who did what in the admin, and when."""
+
+    list_display = ["action_time", "user", "object_repr", "change_message"]
+    list_filter = ["action_time"]
+    search_fields = ["=user__username", "object_id"]
+    list_select_related = ["user"]
+    list_per_page = 50
+    show_full_result_count = False
+    paginator = InfinitePaginator
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: LogEntry | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: LogEntry | None = None) -> bool:
+        return False
 
 
 admin.site.unregister(User)

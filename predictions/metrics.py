@@ -8,14 +8,11 @@ import logging
 from collections.abc import Iterator
 
 from django.conf import settings
-from django.db.models import Count, Min, Q
-from django.utils.timezone import now
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from predictions.lifecycle import database_errors
-from predictions.models import Task
+from predictions import figures
 from predictions.queue.overview import overview
 from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordUnavailable
@@ -59,13 +56,8 @@ def _of_the_queue() -> Iterator[Metric]:
 
 
 def _of_the_tasks() -> Iterator[Metric]:
-    is_pending = Q(status=Task.Status.PENDING)
-    with database_errors():
-        told = (
-            Task.objects.unfinished()
-            .filter(agent=settings.TASK_TYPE_NAME)
-            .aggregate(running=Count("pk", filter=~is_pending), oldest=Min("created_at", filter=is_pending))
-        )
-    waited = (now() - told["oldest"]).total_seconds() if told["oldest"] else 0.0
-    yield GaugeMetricFamily("task_queue_oldest_seconds", "How long the oldest waiting task has waited.", waited)
-    yield GaugeMetricFamily("tasks_running", "Tasks that run, sync and streaming ones included.", told["running"])
+    tasks = figures.unfinished()
+    yield GaugeMetricFamily(
+        "task_queue_oldest_seconds", "How long the oldest waiting task has waited.", tasks.oldest_waiting_seconds
+    )
+    yield GaugeMetricFamily("tasks_running", "Tasks that run, sync and streaming ones included.", tasks.running)

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["config", "webhooks", "predictions", "platforms"]
 """From the top down: each may import those that follow it."""
 LAYERS = [
-    {"api", "admin", "management", "checks", "apps"},
-    {"submission", "maintenance", "metrics"},
+    {"api", "admin", "dashboard", "templatetags", "management", "checks", "apps"},
+    {"submission", "maintenance", "metrics", "figures"},
     {"jobs"},
     {"execution", "inflight"},
     {"lifecycle", "queue", "uploads"},
