@@ -14,7 +14,7 @@ _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 environ.Env.read_env(os.environ.get("ENV_FILE") or os.path.join(_root, ".env"))
 
 bind = os.environ.get("BIND") or os.environ.get("HTTP_SERVER_ADDRESS") or "0.0.0.0:8000"
-worker_class = "gevent"
+worker_class = "config.worker.PatientWorker"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_connections = 2000
 # SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
@@ -35,4 +35,4 @@ def post_worker_init(worker: Any) -> None:
     """Lets the application know when SIGTERM has come."""
     from predictions.api import draining
 
-    draining.watch(lambda: not worker.alive)
+    draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

@@ -8,6 +8,7 @@ import pytest
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 
+from config.worker import PROTOCOL_ERRORS
 from predictions.api import errors
 from tests.servers import procfile
 
@@ -113,6 +114,7 @@ def test_every_error_code_is_in_the_readme() -> None:
         )
     }
     in_code = {(status, code) for _, status, code, _ in errors.TABLE if status}
+    in_code |= {(status, code) for _, (status, _, code, _) in PROTOCOL_ERRORS}
     assert in_code | {(500, "internal_error"), (409, "already_exists"), (413, "upload_too_large")} == documented
 
 

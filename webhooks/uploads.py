@@ -11,9 +11,9 @@ from django.conf import settings
 from django.core.files.storage import default_storage
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
-from django.http import FileResponse, Http404, HttpRequest
-from django.views import View
-from rest_framework.exceptions import APIException, ValidationError
+from django.http import FileResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from rest_framework.exceptions import APIException, NotFound, ValidationError
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -97,18 +97,25 @@ class TokenUploadBatchView(UploadBatchView):
     permission_classes = [MayUpload]
 
 
-class MediaView(View):
+class MediaView(APIView):
     """`GET /media/…`: an uploaded file, sent so that a browser shows pictures and runs nothing.
 
-    Its name is a random one, and who knows it may read it.
+    Its name is a random one, and who knows it may read it. Where the storage serves its files itself, it is told where.
     """
 
-    def get(self, request: HttpRequest, name: str) -> FileResponse:
-        if not re.fullmatch(r"uploads/[0-9a-f]{2}/[0-9a-f]{32}\w*(\.\w{1,10})?", name) or not default_storage.exists(
-            name
-        ):
-            raise Http404
-        response = FileResponse(default_storage.open(name), as_attachment=True, filename=name.rsplit("/", 1)[-1])
+    authentication_classes = []
+    permission_classes = []
+
+    def get(self, request: Request, name: str) -> HttpResponseBase:
+        if not re.fullmatch(r"uploads/[0-9a-f]{2}/[0-9a-f]{32}\w*(\.\w{1,10})?", name):
+            raise NotFound
+        url = default_storage.url(name)
+        if "://" in url:
+            return HttpResponseRedirect(url)
+        try:
+            response = FileResponse(default_storage.open(name), as_attachment=True, filename=name.rsplit("/", 1)[-1])
+        except FileNotFoundError as error:
+            raise NotFound from error
         response["X-Content-Type-Options"] = "nosniff"
         response["Content-Security-Policy"] = "sandbox; default-src 'none'"
         return response

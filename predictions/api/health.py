@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from predictions.api.draining import is_draining
+from predictions.api.draining import is_leaving
 from predictions.queue import queue
 from predictions.recorder import get_recorder
 
@@ -90,7 +90,7 @@ def _redis() -> str:
 
 
 def _process() -> str:
-    return "shutting down" if is_draining() else "ok"
+    return "shutting down" if is_leaving() else "ok"
 
 
 def _record_service() -> str:

@@ -13,6 +13,7 @@ from typing import IO, Any, NoReturn
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from gunicorn.http.errors import ParseException
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
@@ -20,7 +21,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from predictions import tracing
-from predictions.api.draining import NEW_PREDICTIONS, is_draining
+from predictions.api.draining import NEW_PREDICTIONS, is_refusing
 from predictions.context import working_on
 from predictions.counters import request_answered
 from predictions.lifecycle import release_connection
@@ -78,7 +79,7 @@ def _route(request: HttpRequest) -> str:
 
 def _refusal(request: HttpRequest) -> HttpResponse | None:
     """While the process ends: 503 for new predictions, and the connection closed, so that the caller tries another."""
-    if not (is_draining() and request.path in NEW_PREDICTIONS):
+    if not (is_refusing() and request.path in NEW_PREDICTIONS):
         return None
     response = _closing(503, "unavailable", "this process is shutting down: try again")
     response["Retry-After"] = "1"
@@ -94,7 +95,7 @@ def _unchunk(request: HttpRequest) -> HttpResponse | None:
         return _closing(400, "invalid_request", f"the transfer coding {coding!r} is not understood here")
     try:
         body = request.META["wsgi.input"].read(settings.MAX_REQUEST_BODY + 1)
-    except Exception:  # whatever the server that runs us raises for chunks that are none
+    except (ParseException, OSError):  # chunks that are none; a caller who left, or whose body ends too early
         return _closing(400, "invalid_request", "the chunked body is malformed")
     if len(body) > settings.MAX_REQUEST_BODY:
         return _closing(413, "body_too_large", "a chunked body may not be larger than MAX_REQUEST_BODY")

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from django.http import StreamingHttpResponse
+from gevent.monkey import get_original
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -79,8 +80,10 @@ class _Caller:
         if not isinstance(self._socket, socket.socket):
             return False
         try:
-            poll = select.poll()  # select() itself knows no descriptors above 1023
-            poll.register(self._socket, select.POLLIN)
-            return bool(poll.poll(0)) and self._socket.recv(1, socket.MSG_PEEK) == b""
+            # Only asked, never read: under gevent a read may wait, and the server's own read would then fail. And the
+            # system's poll, because gevent's lets others run, and knows nothing of POLLRDHUP.
+            poll = get_original("select", "poll")()
+            poll.register(self._socket, select.POLLRDHUP)
+            return bool(poll.poll(0))
         except (OSError, ValueError):  # it is closed
             return True

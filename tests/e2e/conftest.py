@@ -34,6 +34,10 @@ class SlowPlatform:
     def environment(self) -> dict[str, str]:
         return {"ML_PLATFORM": "k8s", "K8SPLUGIN_ADDRESS": self.address}
 
+    def as_kserve(self) -> dict[str, str]:
+        """The same as a model server that can stream."""
+        return {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": self.address}
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -1,6 +1,7 @@
 """A plain service whose predictions take `inputs.sleep` seconds, thousands at once; `GET /calls` says what it saw.
 
-`python -m tests.e2e.slow_platform PORT`. It misbehaves when asked: `inputs.status`, `inputs.body`, `inputs.hang_up`.
+`python -m tests.e2e.slow_platform PORT`. It misbehaves when asked: `inputs.status`, `inputs.body`. Under KServe's
+paths it is a model server too, which streams `inputs.pieces` pieces, with the sleep between them.
 """
 
 from gevent import monkey
@@ -10,31 +11,39 @@ monkey.patch_all()
 import json  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
 calls: list[dict[str, Any]] = []
-STARTED = {"requests": 0}
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    status, answer = _answer(environ)
-    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    if environ["PATH_INFO"] == "/calls":
+        return _answer(start_response, "200 OK", calls)
+    inputs = json.loads(environ["wsgi.input"].read())
+    if environ["PATH_INFO"] == "/v1/predict":
+        inputs = inputs["inputs"]
+    calls.append({**inputs, "at": time.time()})
+    if "pieces" in inputs:
+        start_response("200 OK", [])
+        return _pieces(inputs["pieces"], inputs.get("sleep", 0))
+    time.sleep(inputs.get("sleep", 0))
+    body = inputs.get("body", {"n": inputs.get("n")})
+    return _answer(start_response, inputs.get("status", "200 OK"), body)
+
+
+def _answer(start_response: Callable[..., Any], status: str, answer: Any) -> Iterable[bytes]:
+    body = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 
-def _answer(environ: dict[str, Any]) -> tuple[str, Any]:
-    if environ["PATH_INFO"] == "/calls":
-        return "200 OK", calls
-    inputs = json.loads(environ["wsgi.input"].read())["inputs"]
-    calls.append({**inputs, "at": time.time()})
-    time.sleep(inputs.get("sleep", 0))
-    if body := inputs.get("body"):
-        return inputs.get("status", "200 OK"), body.encode()
-    return inputs.get("status", "200 OK"), {"n": inputs.get("n")}
+def _pieces(count: int, seconds: float) -> Iterator[bytes]:
+    for number in range(count):
+        time.sleep(seconds)
+        yield json.dumps({"id": number, "data": f"piece {number} "}).encode() + b"\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every row of the error table, on the real web server."""
 
+import http.client
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -131,7 +132,26 @@ def test_anything_else_is_500_and_logged_with_the_request_id(serve: Serve) -> No
     assert "Traceback" in web.output()
 
 
-def test_a_request_that_is_not_http_is_refused(web: Server) -> None:
-    with socket.create_connection(("127.0.0.1", web.port)) as sock:
-        sock.sendall(b"nonsense\r\n\r\n")
-        assert b"400" in sock.recv(1000)
+@pytest.mark.parametrize(
+    ("request_text", "status", "code"),
+    [
+        ("nonsense\r\n\r\n", 400, "invalid_request"),
+        ("GET /live HTTP/9.9\r\n\r\n", 400, "invalid_request"),
+        ("GET /live HTTP/1.1\r\nbad name: x\r\n\r\n", 400, "invalid_request"),
+        (f"GET /task/{'x' * 5000} HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri_too_long"),
+        (f"GET /live HTTP/1.1\r\nHost: x\r\nX-Long: {'x' * 9000}\r\n\r\n", 431, "headers_too_large"),
+        ("GET /live HTTP/1.1\r\nHost: x\r\n" + "X-Many: x\r\n" * 200 + "\r\n", 431, "headers_too_large"),
+        ("POST /v1/predict HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n", 417, "invalid_request"),
+        ("POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "invalid_request"),
+        ("POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: snow\r\n\r\n", 400, "invalid_request"),
+    ],
+)  # fmt: skip
+def test_what_is_not_http_is_refused_as_json(serve: Serve, request_text: str, status: int, code: str) -> None:
+    web = serve("web")
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as sock:
+        sock.sendall(request_text.encode())
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        assert (response.status, json.loads(response.read())["code"]) == (status, code)
+        assert response.headers["Content-Type"] == "application/json"
+        assert sock.recv(1) == b""

@@ -1,0 +1,124 @@
+"""SIGTERM to web under load: every request is answered or refused, none is cut off, and what was begun is finished."""
+
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from predictions.models import Task
+from predictions.uploads import upload_address
+from tests.e2e.callers import Callers
+from tests.e2e.conftest import SlowPlatform
+from tests.predictions.test_cancel import until
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+Serve = Callable[..., Server]
+ANSWERS = {"200", "503 unavailable", "refused", "idle closed"}
+
+
+def sleeping(seconds: float, **more: object) -> Callable[[int], dict[str, object]]:
+    return lambda number: {"model_name": "m", "inputs": {"n": number, "sleep": seconds, **more}}
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_nobody_is_cut_off_while_web_ends(serve: Serve, slow_platform: SlowPlatform, processes: str) -> None:
+    environment = {**slow_platform.as_kserve(), "MAX_QUEUE_SIZE": "100000", "WEB_CONCURRENCY": processes}
+    web = serve("web", **environment)
+    with ExitStack() as stack:
+        crowd = {
+            "sync, kept alive": Callers(web.port, "/v1/predict", sleeping(2), count=120, keep_alive=True),
+            "sync, new connections": Callers(web.port, "/v1/predict", sleeping(2), count=120, keep_alive=False),
+            "streams": Callers(web.port, "/v1/generate", sleeping(0.5, pieces=5), count=60, keep_alive=True),
+            "async": Callers(web.port, "/async/v1/predict", sleeping(0), count=8, keep_alive=True),
+            "async, new connections": Callers(web.port, "/async/v1/predict", sleeping(0), count=8, keep_alive=False),
+        }
+        for callers in crowd.values():
+            stack.enter_context(callers)
+        until(lambda: all(callers.answers["200"] for callers in crowd.values()), seconds=60)
+        until(lambda: Task.objects.filter(status="running").count() >= 250, seconds=60)
+        before = sum((callers.answers for callers in crowd.values()), Counter[str]())
+        told_at = time.monotonic()
+        web.signal(signal.SIGTERM)
+        web.process.wait(120)
+        print(f"\n{processes} processes ended after {time.monotonic() - told_at:.1f} s; before: {dict(before)}")
+        time.sleep(1)
+    for name, callers in crowd.items():
+        print(f"{name}: {dict(callers.answers)} {callers.cuts[:3]} {callers.wrong[:3]}")
+        assert set(callers.answers) <= ANSWERS, callers.cuts
+        assert not callers.wrong
+    in_all = sum((callers.answers for callers in crowd.values()), Counter[str]())
+    assert in_all["503 unavailable"] > 0
+    waiting = crowd["async"].answers["200"] + crowd["async, new connections"].answers["200"]
+    assert Counter(task.status for task in Task.objects.all()) == {
+        "succeeded": in_all["200"] - waiting,
+        "pending": waiting,
+    }
+    assert len(slow_platform.calls()) == in_all["200"] - waiting
+
+
+def test_while_it_ends_web_still_takes_the_files_of_what_runs_and_says_why_it_is_not_ready(
+    serve: Serve, slow_platform: SlowPlatform
+) -> None:
+    web = serve("web", **slow_platform.environment())
+    with Callers(web.port, "/v1/predict", sleeping(3), count=1, keep_alive=False) as caller:
+        until(lambda: len(slow_platform.calls()) == 1)
+        running = Task.objects.get().pk
+        web.signal(signal.SIGTERM)
+        until(lambda: predict(web).status_code == 503)
+        caller.stop_asking()
+        ready = requests.get(f"{web.url}/ready", timeout=30)
+        assert (ready.status_code, ready.json()["checks"]["process"]) == (503, "shutting down")
+        assert requests.get(f"{web.url}/live", timeout=30).status_code == 200
+        assert requests.get(f"{web.url}/task/{running}", timeout=30).json()["status"] == "running"
+        path = urlsplit(upload_address(running)).path
+        uploaded = requests.post(f"{web.url}{path}", files={"file": ("a.txt", b"made by the model")}, timeout=30)
+        assert uploaded.status_code == 200
+    assert caller.answers == {"200": 1}
+    assert web.process.wait(30) == 0
+
+
+def predict(web: Server, **inputs: object) -> requests.Response:
+    return requests.post(f"{web.url}/v1/predict", json={"model_name": "m", "inputs": inputs}, timeout=30)
+
+
+def test_a_refused_request_with_a_large_body_reads_its_answer(serve: Serve, slow_platform: SlowPlatform) -> None:
+    """What is refused is not read by the application; the connection is not reset under its sender for that."""
+    web = serve("web", **slow_platform.environment())
+    with Callers(web.port, "/v1/predict", sleeping(4), count=1, keep_alive=False) as caller:
+        until(lambda: len(slow_platform.calls()) == 1)
+        web.signal(signal.SIGTERM)
+        until(lambda: predict(web).status_code == 503)
+        caller.stop_asking()
+        for _ in range(20):
+            assert predict(web, text="x" * 5_000_000).json()["code"] == "unavailable"
+
+
+def test_a_reload_is_noticed_by_nobody(serve: Serve, slow_platform: SlowPlatform) -> None:
+    """SIGHUP: new processes take over, and what the old ones had begun they finish."""
+    web = serve("web", WEB_CONCURRENCY="2", **slow_platform.environment())
+    with (
+        Callers(web.port, "/v1/predict", sleeping(0.3), count=20, keep_alive=True) as kept,
+        Callers(web.port, "/v1/predict", sleeping(0.3), count=20, keep_alive=False) as new,
+    ):
+        for _ in range(2):
+            asked = sum(kept.answers.values()) + sum(new.answers.values())
+            web.signal(signal.SIGHUP)
+            until(lambda asked=asked: sum(kept.answers.values()) + sum(new.answers.values()) > asked + 400, seconds=60)
+    assert set(kept.answers) | set(new.answers) <= {"200", "idle closed"}, (kept.cuts, new.cuts)
+
+
+def test_an_idle_connection_does_not_hold_the_end_up_for_long(serve: Serve) -> None:
+    web = serve("web")
+    with socket.create_connection(("127.0.0.1", web.port)) as silent, requests.Session() as session:
+        assert session.get(f"{web.url}/live", timeout=30).status_code == 200
+        web.signal(signal.SIGTERM)
+        assert web.process.wait(20) == 0
+        assert silent.recv(1) == b""
