@@ -18,12 +18,15 @@ from platforms.base import (
     StopReason,
     Unsupported,
 )
+from platforms.health import Health, Level
 
 __all__ = [
     "Call",
     "CallStopped",
     "Chunk",
+    "Health",
     "InvalidInputs",
+    "Level",
     "Platform",
     "PlatformError",
     "PlatformTimeout",

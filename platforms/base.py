@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from platforms.health import Health, ok
+
 
 class PlatformError(Exception):
     """The platform failed; the message may be shown to the caller."""
@@ -196,6 +198,8 @@ class Platform(ABC):
 
     name: str
     timeout_seconds: float
+    takes_upload_address = False
+    """Whether models there are told where to upload the files they make."""
 
     @abstractmethod
     def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
@@ -215,6 +219,14 @@ class Platform(ABC):
     def docs(self, model_name: str, call: Call) -> Any:
         """The model's own description of its inputs. Raises as `predict`; Unsupported where there is none."""
         raise Unsupported(f"the {self.name} platform has no input documentation")
+
+    def check(self, model_name: str, call: Call) -> Health:
+        """Whether predictions could run, as far as that can be asked without running (and paying for) one.
+
+        `model_name` may be empty: then only the platform itself is looked at. Raises PlatformError where it cannot
+        even be asked.
+        """
+        return ok(f"the {self.name} platform can be asked nothing without a prediction")
 
 
 _RUNNING_TIME = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*s?\s*", re.IGNORECASE)

@@ -90,6 +90,16 @@ class HttpPlatform(Platform):
             self.check_status(reply)
             return self.decode(reply.read(self.max_response_bytes), reply.content_type)
 
+    def look(self, request: Request, call: Call) -> tuple[int, Any]:
+        """The status of an answer, and what it says where that is JSON; asked once. Raises as `open_once`."""
+        with self.open_once(request, call) as reply:
+            return reply.status, loads_or_none(reply.beginning())
+
+    def in_words(self, status: int, said: Any) -> str:
+        """An answer for operators: `503: model is loading`, or the bare number."""
+        words = presentable(self.without_key(words_of(said)), fallback="")
+        return f"{status}: {words}" if words else str(status)
+
     def get_docs(self, request: Request, call: Call) -> Any:
         """The answer to a request for a model's documentation. Raises Unsupported for a 404, 405 and 501."""
         with self.open(request, call) as reply:

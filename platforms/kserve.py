@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from platforms.base import Call, Chunk, InvalidInputs, PlatformError, Prediction, PredictionResult, lift_running_time
+from platforms.health import Health, ok, problem, warning
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform, Reply, Request
 from platforms.reply import loads_or_none
 
@@ -19,6 +20,7 @@ class KServe(HttpPlatform):
     """
 
     name = "kserve"
+    takes_upload_address = True
 
     def __init__(
         self,
@@ -59,6 +61,30 @@ class KServe(HttpPlatform):
         url = f"http://{self.address}/v1/docs/{_checked(model_name)}"
         return self.get_docs(Request("GET", url, headers={"Host": self._host(model_name)}), call)
 
+    def check(self, model_name: str, call: Call) -> Health:
+        """Asks whether the model is ready; without a name, whether the ingress answers, whatever it does."""
+        if not model_name:
+            status, _ = self.look(Request("GET", f"http://{self.address}/"), call)
+            return ok(f"the ingress at {self.address} answers ({status})")
+        host = self._host(_checked(model_name))
+        url = f"http://{self.address}/v1/models/{model_name}"
+        status, said = self.look(Request("GET", url, headers={"Host": host}), call)
+        if status == 200 and _is_ready(said):
+            return ok(f"the ingress at {self.address} answers, and {model_name} is ready")
+        if status == 200 or status >= 500:
+            why = "" if status == 200 else f" ({self.in_words(status, said)})"
+            return problem(f"{model_name} is not ready{why}", f"Look at its InferenceService in {self.namespace}.")
+        if status == 404:
+            return problem(
+                f"the ingress at {self.address} knows no {model_name} under the host {host}",
+                "Is the name right, and do KSERVE_HOST_TEMPLATE, KSERVE_NAMESPACE and KSERVE_CUSTOM_DOMAIN make the "
+                "host of its InferenceService?",
+            )
+        return warning(
+            f"asked about {model_name} the ingress answers {self.in_words(status, said)}",
+            "Look at what stands behind it, and whether it wants a key.",
+        )
+
     def _ask(self, prediction: Prediction, verb: str) -> Request:
         model = _checked(prediction.model_name)
         url = f"http://{self.address}/v1/models/{model}:{verb}"
@@ -81,6 +107,11 @@ def has_generate(version: str) -> bool:
     """Whether this KServe streams at `:generate` (up to 0.10.2), not at `:predict`. `v0.13.1` and `0.13` are fine."""
     match = re.match(r"v?(\d+(?:\.\d+)*)", version.strip())
     return match is not None and tuple(map(int, match[1].split("."))) <= LAST_WITH_GENERATE
+
+
+def _is_ready(said: Any) -> bool:
+    """`{"name": "iris", "ready": true}`; early servers wrote "True"."""
+    return isinstance(said, dict) and str(said.get("ready")).lower() == "true"
 
 
 def _chunk(line: str, number: int) -> Chunk:

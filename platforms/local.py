@@ -23,6 +23,7 @@ from platforms.base import (
     lift_running_time,
     presentable,
 )
+from platforms.health import Health, ok
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,10 @@ class Local(Platform):
         if describe is None:
             raise Unsupported(f"{self.predictor} has no docs() beside it")
         return describe(model_name)
+
+    def check(self, model_name: str, call: Call) -> Health:
+        """Whoever gets here has imported the predictor."""
+        return ok(f"{self.predictor} is there, and runs in this agent's own processes")
 
 
 def _as_json(outputs: Any) -> Any:

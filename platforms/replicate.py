@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from platforms.base import Call, Chunk, PlatformError, Prediction, Unsupported, parse_running_time
+from platforms.health import Health, ok, problem, warning
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, Request
 from platforms.polling import Job, JobState, PollingPlatform
 from platforms.reply import LONGEST_LINE_BYTES, AnswerTooLarge, loads_or_none, words_of
@@ -77,6 +78,29 @@ class Replicate(PollingPlatform):
             running_time=parse_running_time(metrics.get("predict_time")) if isinstance(metrics, dict) else None,
             urls=urls if isinstance(urls, dict) else {},
         )
+
+    def check(self, model_name: str, call: Call) -> Health:
+        """Asks for the key's account, and for the model that is set, where it has a name."""
+        api = self.address.removesuffix("/predictions")
+        status, _ = self.look(Request("GET", f"{api}/account", headers=self.authorization), call)
+        if status in (401, 403):
+            return problem(f"the key is refused ({status})", "Set REPLICATE_APIKEY to a token of your account.")
+        key = "the key is accepted" if status == 200 else f"it answers, but not for the account ({status})"
+        if not (path := self._model_path()):
+            return ok(f"{key}; a version without its model's name cannot be asked for")
+        status, _ = self.look(Request("GET", f"{api}/{path}", headers=self.authorization), call)
+        if status == 404:
+            return problem(f"there is no {self.model}", "Set REPLICATE_MODEL_ID to a model that the key may use.")
+        if status != 200:
+            return warning(f"{key}; asked for {self.model} it answers {status}", "Look at Replicate's status page.")
+        return ok(f"{key}; {self.model} is there")
+
+    def _model_path(self) -> str:
+        """Where the model is described; empty for a bare version."""
+        name, _, version = self.model.partition(":")
+        if not _OWNER_AND_NAME.fullmatch(name):
+            return ""
+        return f"models/{name}/versions/{version}" if version else f"models/{name}"
 
     def stream(self, prediction: Prediction, call: Call) -> Generator[Chunk, None, None]:
         """The `output` events of the job's stream; `logs` are left out, `error` and `done` end it."""

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from platforms.base import Call, Chunk, Prediction, parse_running_time
+from platforms.health import Health, ok, problem, warning
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, Request
 from platforms.polling import Job, JobState, PollingPlatform
 from platforms.reply import words_of
@@ -60,6 +61,17 @@ class RunPod(PollingPlatform):
             running_time=None if milliseconds is None else milliseconds / 1000,
         )
 
+    def check(self, model_name: str, call: Call) -> Health:
+        """Asks for the endpoint's health: how many workers and jobs it has."""
+        status, said = self.look(Request("GET", f"{self.endpoint}/health", headers=self.authorization), call)
+        if status in (401, 403):
+            return problem(f"the key is refused ({status})", "Set RUNPOD_APIKEY to a key of the endpoint's account.")
+        if status == 404:
+            return problem("there is no such endpoint", "Set RUNPOD_MODEL_ID to the id of a serverless endpoint.")
+        if status != 200 or not isinstance(said, dict):
+            return warning(f"the endpoint answers {status} when asked for its health", "Look at RunPod's status page.")
+        return _health_of(said)
+
     def stream(self, prediction: Prediction, call: Call) -> Generator[Chunk, None, None]:
         """What the job's handler yields, polled; or its one output, if it is no generator."""
         call.shorten(self.timeout_seconds)
@@ -88,6 +100,18 @@ class RunPod(PollingPlatform):
                 if job.has_ended and isinstance(answer, dict):
                     return count, job
             call.wait(max(self.pause(time.monotonic() - came_at), patience))
+
+
+def _health_of(said: dict[str, Any]) -> Health:
+    """`{"jobs": {"inQueue": 0, …}, "workers": {"idle": 1, "throttled": 0, "unhealthy": 0, …}}`."""
+    counts = said.get("workers")
+    workers = counts if isinstance(counts, dict) else {}
+    told = ", ".join(f"{count} {state}" for state, count in workers.items() if count) or "none up"
+    if workers.get("unhealthy"):
+        return warning(f"the key is accepted; workers: {told}", "Look at the logs of the endpoint's workers.")
+    if workers.get("throttled") and not any(workers.get(state) for state in ("idle", "ready", "running")):
+        return warning(f"the key is accepted; workers: {told}", "Give the endpoint more GPU types or a higher limit.")
+    return ok(f"the key is accepted; workers: {told}")
 
 
 def _outputs(answer: Any) -> list[Any]:
