@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from platforms import Health
+from platforms.health import ok
 from predictions.models import Task
 
 
@@ -46,6 +48,8 @@ class Recorder(Protocol):
 
     def is_ready(self) -> bool: ...
 
+    def check(self) -> Health: ...
+
 
 class Nobody:
     """The database is the record."""
@@ -60,6 +64,9 @@ class Nobody:
 
     def is_ready(self) -> bool:
         return True
+
+    def check(self) -> Health:
+        return ok("tasks are kept in this agent's own database")
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from django.conf import settings
-from django.core.files.base import File
+from django.core.files.base import ContentFile, File
 from django.core.files.storage import default_storage
 from django.core.signing import BadSignature, Signer
 
@@ -61,6 +61,12 @@ def keep(file: "File[bytes]", *, original_name: str, size: int, task: Task | Non
     release_connection()
     logger.info("file of %d bytes kept", size, extra={"task_id": task.pk} if task else {})
     return stored
+
+
+def try_storage() -> None:
+    """Stores a small file and deletes it again. Raises StorageUnavailable."""
+    with _storage_errors():
+        default_storage.delete(default_storage.save(f"uploads/check-{uuid.uuid4().hex}", ContentFile(b"check")))
 
 
 def delete_files_of(task_ids: Iterable[str]) -> None:

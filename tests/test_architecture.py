@@ -12,7 +12,7 @@ PACKAGES = ["config", "webhooks", "predictions", "platforms"]
 """From the top down: each may import those that follow it."""
 LAYERS = [
     {"api", "admin", "dashboard", "templatetags", "management", "checks", "apps"},
-    {"submission", "maintenance", "metrics", "figures"},
+    {"submission", "maintenance", "metrics", "figures", "diagnosis"},
     {"jobs"},
     {"execution", "inflight"},
     {"lifecycle", "queue", "uploads"},

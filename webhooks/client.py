@@ -7,6 +7,8 @@ from typing import Any
 import requests
 from django.conf import settings
 
+from platforms import Health
+from platforms.health import ok, problem, warning
 from platforms.http import new_session
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
@@ -16,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10.0
 READY_SECONDS = 0.7
+CHECK_SECONDS = 5.0
 TRIES = 3
 FIRST_WAIT_SECONDS = 0.2
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
@@ -62,6 +65,24 @@ class HttpRecorder:
         except requests.RequestException:
             return False
         return response.status_code == 200
+
+    def check(self) -> Health:
+        """Asks for a task that there is not: whoever lets us in says so."""
+        try:
+            response = self._session.get(
+                f"{self._base}/task/doctor",
+                headers={"apikey": settings.WEBHOOK_APIKEY},
+                timeout=CHECK_SECONDS,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            return problem(f"{self._base} does not answer ({reason})", "Is WEBHOOK_SERVER_ADDRESS right, and it up?")
+        if response.status_code in (401, 403):
+            return problem(f"{self._base} refuses the key", "Set WEBHOOK_APIKEY to the one that is set there.")
+        if response.status_code not in (200, 404):
+            return warning(f"{self._base} answers {response.status_code}", "Look at its log.")
+        return ok(f"{self._base} answers, and accepts the key")
 
     def _send(self, method: str, body: dict[str, Any], *, user_id: str = "") -> int:
         """Sends until it is taken, three times at most. Answers 200, or 409 for a conflict that a lost reply explains.

@@ -21,6 +21,7 @@ from django.core.management.base import (
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
+from predictions.diagnosis.words import root_of
 from predictions.execution import TaskCanceled
 from predictions.queue.queue import QueueFull, QueueUnavailable
 from predictions.recorder import RecordRefused, RecordUnavailable
@@ -143,7 +144,7 @@ class AgentCommand(BaseCommand):
             yield
         except tuple(kind for kind, _, _ in FAILURES) as error:
             _, code, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
-            root = root_of(error)
+            root = printable(root_of(error))
             self.progress.clear()
             self.fail(code, sentence.format(error=error, cause=f" ({root})" if root else ""))
         except KeyboardInterrupt:
@@ -204,14 +205,6 @@ def _quiet_logs(verbosity: int) -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def root_of(error: BaseException) -> str:
-    """What lies at the bottom of an error, in its first line; empty where nothing does."""
-    root = error
-    while (below := root.__cause__ or root.__context__) is not None:
-        root = below
-    return "" if root is error else printable(str(root).partition("\n")[0].strip()) or type(root).__name__
 
 
 def printable(text: str) -> str:

@@ -49,7 +49,7 @@ class Sizes:
 
 
 @contextmanager
-def _redis_errors() -> Iterator[None]:
+def redis_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
@@ -59,7 +59,7 @@ def _redis_errors() -> Iterator[None]:
 def run_on_queue(script: str, *args: Any) -> Any:
     """Runs one of scripts.py on this agent's queue."""
     name = settings.TASK_TYPE_NAME
-    with _redis_errors():
+    with redis_errors():
         return run_script(script, keys=[scripts.queue_key(name)], args=scripts.arguments(name, *args))
 
 
@@ -116,7 +116,7 @@ def remove(task_ids: Iterable[str]) -> int:
 
 
 def sizes() -> Sizes:
-    with _redis_errors(), get_redis().pipeline(transaction=True) as pipe:
+    with redis_errors(), get_redis().pipeline(transaction=True) as pipe:
         pipe.llen(_key("queue"))
         pipe.zcard(_key("scheduled"))
         pipe.zcard(_key("wip"))
@@ -137,12 +137,12 @@ def unfinished_ids() -> set[str]:
 
 def archived_ids() -> list[str]:
     """The tasks whose jobs RQ's failed registry holds, oldest first."""
-    with _redis_errors():
+    with redis_errors():
         return [_text(task_id) for task_id in cast(list[bytes], get_redis().zrange(_key("failed"), 0, -1))]
 
 
 def remove_archived(task_id: str) -> None:
-    with _redis_errors(), get_redis().pipeline(transaction=True) as pipe:
+    with redis_errors(), get_redis().pipeline(transaction=True) as pipe:
         pipe.zrem(_key("failed"), task_id)
         pipe.delete(Job.key_for(task_id))
         pipe.execute()
@@ -150,23 +150,23 @@ def remove_archived(task_id: str) -> None:
 
 def keep_outcome(task_id: str, outcome: str) -> None:
     """Stores with the job what its prediction gave, for the run that will write it down."""
-    with _redis_errors():
+    with redis_errors():
         get_redis().hset(Job.key_for(task_id), "outcome", outcome)
 
 
 def pause(who: str) -> None:
     """Stops handing out this queue's jobs; submissions are still accepted."""
-    with _redis_errors():
+    with redis_errors():
         get_redis().set(_key("paused"), json.dumps({"who": who, "at": datetime.now(UTC).isoformat()}))
 
 
 def resume() -> None:
-    with _redis_errors():
+    with redis_errors():
         get_redis().delete(_key("paused"))
 
 
 def paused() -> bool:
-    with _redis_errors():
+    with redis_errors():
         return bool(get_redis().exists(_key("paused")))
 
 
@@ -182,7 +182,7 @@ def stops_since(moment: float) -> tuple[list[str], float]:
 
 
 def ping() -> None:
-    with _redis_errors():
+    with redis_errors():
         get_redis().ping()
 
 

@@ -10,13 +10,28 @@ from typing import Any
 import redis
 from django.conf import settings
 from django_rq.cron import DjangoCronScheduler
+from rq import cron_scheduler_registry
 from rq.cron import CronJob
-from rq.exceptions import DuplicateJobError, StopRequested
+from rq.defaults import DEFAULT_CRON_SCHEDULER_TTL
+from rq.exceptions import DuplicateJobError, SchedulerNotFound, StopRequested
 from rq.queue import Queue
 
 from predictions.queue.connections import get_redis
+from predictions.queue.queue import redis_errors
 
 logger = logging.getLogger(__name__)
+
+
+def is_alive() -> bool:
+    """Whether a scheduler of this agent has beaten lately. Raises QueueUnavailable."""
+    with redis_errors():
+        beat_at = get_redis().zscore(cron_scheduler_registry.get_registry_key(), _name())
+    return beat_at is not None and time.time() - float(beat_at) < DEFAULT_CRON_SCHEDULER_TTL
+
+
+def _name() -> str:
+    """All schedulers of an agent go by one name: who beats last is the one that is seen."""
+    return f"{settings.TASK_TYPE_NAME}-scheduler"
 
 
 class _MaintenanceJob(CronJob):
@@ -39,7 +54,7 @@ class Scheduler(DjangoCronScheduler):
     """Queues each function for a worker once in its interval, for as long as the process runs."""
 
     def __init__(self) -> None:
-        super().__init__(connection=get_redis(), name=f"{settings.TASK_TYPE_NAME}-scheduler")
+        super().__init__(connection=get_redis(), name=_name())
         self._stopping = False
 
     def every(self, seconds: int, function: Callable[[], Any]) -> None:
@@ -61,6 +76,8 @@ class Scheduler(DjangoCronScheduler):
             while not self._stopping:
                 try:
                     self.start()
+                except SchedulerNotFound:
+                    logger.info("another scheduler of this agent has signed off already")
                 except redis.RedisError as error:
                     logger.error("the scheduler got no answer from Redis (%s)", error)
                     time.sleep(0 if self._stopping else 2)

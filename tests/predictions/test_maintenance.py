@@ -1,5 +1,6 @@
 """InitCheck, archive sweep and purge."""
 
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,6 +12,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils.timezone import now
 from rest_framework.test import APIClient
+from rq.cron_scheduler_registry import get_registry_key
 from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
@@ -18,6 +20,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
 from tests import predictors
+from tests.predictions.commands import Shell
 from tests.predictions.test_async import submit
 from tests.proxy import Proxy
 
@@ -154,3 +157,17 @@ def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[...,
     work()
     assert statuses() == {old.pk: "failed"}
     assert predictors.calls == []
+
+
+def test_a_scheduler_ends_quietly_also_where_another_signed_off_for_both(shell: Shell) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def sign_off() -> bool:
+        return bool(
+            get_redis().exists(f"{RQ_KEY_PREFIX}:queue:default-maintenance") and get_redis().delete(get_registry_key())
+        )
+
+    said = shell("scheduler", ctrl_c=sign_off)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert (said.code, "Traceback" in said.err) == (0, False)

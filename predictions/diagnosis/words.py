@@ -1,0 +1,44 @@
+"""How findings put things."""
+
+import shutil
+from pathlib import Path
+
+SHORT_BYTES = 500 * 1024 * 1024
+SHORT_SHARE = 0.02
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that some libraries add; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def root_of(error: BaseException) -> str:
+    """What lies at the bottom of an error, in its first line; empty where nothing does."""
+    root = error
+    while (below := root.__cause__ or root.__context__) is not None:
+        root = below
+    return "" if root is error else first_line(root)
+
+
+def because(error: BaseException) -> str:
+    """An error in its own words, with what lies under it in brackets."""
+    root = root_of(error)
+    return f"{error} ({root})" if root else str(error)
+
+
+def span(seconds: float) -> str:
+    """`40 s`, `5 min`, `3 h`, `2 days`."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def disk_is_short(directory: Path) -> str:
+    """How little room is left there; empty where there is enough, or the directory is not there yet."""
+    if not directory.is_dir():
+        return ""
+    usage = shutil.disk_usage(directory)
+    if usage.free > SHORT_BYTES and usage.free > SHORT_SHARE * usage.total:
+        return ""
+    return f"{usage.free // 2**20} MiB left"

@@ -1,0 +1,48 @@
+"""`manage.py doctor`: what is right and wrong with this deployment, and how to mend it."""
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandParser
+
+from platforms import Level
+from predictions.diagnosis import Finding, checks, diagnose, worst
+from predictions.management.output import AgentCommand, printable
+
+INDENT = " " * 26
+
+
+class Command(AgentCommand):
+    help = """\
+Looks at settings, database, Redis, queue, workers, record service, storage, upload address and platform, as this
+process's environment has them, and says for each whether it is ok, a warning or a problem, and how to mend it. It runs
+no prediction and changes nothing (the storage takes a small file and deletes it). The exit code is 1 where there is a
+problem; warnings do not count."""
+    examples = """\
+  manage.py doctor
+  manage.py doctor --model iris          is this model ready? (where the platform can be asked that)
+  manage.py doctor --json                {"level", "findings": [{"part", "level", "says", "mend"}]}"""
+    requires_system_checks = []  # they are among the findings
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--model", default=settings.MODEL_NAME, help="the model to ask the platform about")
+
+    def handle(self, *args: Any, model: str, **options: Any) -> None:
+        findings = []
+        for finding in diagnose(checks(model)):
+            findings.append(finding)
+            if not self.as_json:
+                self.answer_line(None, self._line(finding))
+        level = worst(findings)
+        if self.as_json:
+            self.answer({"level": level, "findings": [asdict(finding) for finding in findings]}, "")
+        if level is Level.PROBLEM:
+            sys.exit(1)
+
+    def _line(self, finding: Finding) -> str:
+        style = {Level.OK: self.style.SUCCESS, Level.WARNING: self.style.WARNING, Level.PROBLEM: self.style.ERROR}
+        line = f"{style[finding.level](f'{finding.level:8}')} {finding.part:16} {printable(finding.says)}"
+        return f"{line}\n{INDENT}{printable(finding.mend)}" if finding.mend else line

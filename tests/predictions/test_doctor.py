@@ -1,0 +1,421 @@
+"""`manage.py doctor` and the diagnosis behind it: what is wrong is found, said, and can be mended."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils.timezone import now
+from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
+
+from platforms import Health, Level
+from platforms.health import ok, warning
+from predictions.diagnosis import Finding, checks, diagnose, worst
+from predictions.diagnosis.queueing import judged
+from predictions.models import Task
+from predictions.queue import queue
+from predictions.queue.connections import get_redis
+from predictions.queue.overview import overview
+from predictions.queue.scheduler import Scheduler
+from predictions.queue.server import Server, server
+from predictions.recorder import get_recorder
+from tests import predictors
+from tests.platforms.stub import Stub, answers, closed_port, says
+from tests.predictions.commands import Shell
+from tests.predictions.test_async import submit
+from tests.predictions.test_cancel import until
+from tests.predictions.test_maintenance import task
+from tests.predictions.test_worker import Running
+from tests.proxy import Proxy
+
+LIVE = "GET /live"
+DOCTOR = "GET /task/doctor"
+
+
+def found(part: str, model: str = "") -> list[Finding]:
+    """What is found about one part."""
+    return list(diagnose({part: checks(model)[part]}))
+
+
+def worst_of(part: str, model: str = "") -> Finding:
+    order = list(Level)
+    return max(found(part, model), key=lambda finding: order.index(finding.level))
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    one = Stub()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def kserve(stub: Stub, configured: Callable[..., None], settings: Any) -> Stub:
+    """The stub stands where KServe would, and where models upload."""
+    path, arguments = settings.PLATFORMS["kserve"]
+    known = {**settings.PLATFORMS, "kserve": (path, {**arguments, "address": stub.address})}
+    configured(ML_PLATFORM="kserve", KSERVE_ADDRESS=stub.address, PLATFORMS=known, UPLOAD_BASE_URL=stub.url)
+    return stub
+
+
+@pytest.fixture
+def record_service(stub: Stub, configured: Callable[..., None]) -> Iterator[Stub]:
+    configured(WEBHOOK_SERVER_ADDRESS=stub.address, TASK_RECORDER="webhooks.client.HttpRecorder")
+    get_recorder.cache_clear()
+    yield stub
+    get_recorder.cache_clear()
+
+
+@pytest.fixture
+def deployment() -> Iterator[None]:
+    """A worker and a scheduler, as the Procfile has them."""
+    running = Running()
+    scheduler = Scheduler()
+    scheduler.register_birth()
+    until(lambda: overview().workers_alive)
+    yield
+    predictors.gate.set()
+    running.stop()
+
+
+@pytest.fixture
+def redis_config() -> Iterator[Callable[..., None]]:
+    """Changes options of the real Redis for one test."""
+    before: dict[str, str] = {}
+
+    def change(**options: str) -> None:
+        for name, value in options.items():
+            option = name.replace("_", "-")
+            before.setdefault(option, get_redis().config_get(option)[option])
+            get_redis().config_set(option, value)
+
+    yield change
+    for option, value in before.items():
+        get_redis().config_set(option, value)
+
+
+# --- the command
+
+
+def test_a_healthy_deployment_is_ok_throughout(shell: Shell, deployment: None) -> None:
+    said = shell("doctor", "--json")
+    findings = said.json["findings"]
+    assert [(finding["part"], finding["level"], finding["mend"]) for finding in findings] == [
+        (part, "ok", "") for part in checks()
+    ], findings
+    assert (said.code, said.json["level"]) == (0, "ok")
+
+
+def test_people_get_a_line_each_and_what_mends_it(shell: Shell, deployment: None) -> None:
+    queue.pause("anna")
+    said = shell("doctor")
+    lines = said.out.splitlines()
+    at = lines.index("warning  queue            paused by anna")
+    assert lines[at + 1].strip() == "`manage.py queue resume` goes on."
+    assert lines[0].startswith("ok       settings         ")
+    assert said.code == 0
+
+
+def test_a_problem_ends_it_with_1(shell: Shell, redis_proxy: Proxy) -> None:
+    redis_proxy.cut()
+    said = shell("doctor", "--json")
+    assert (said.code, said.json["level"]) == (1, "problem")
+    redis = [finding for finding in said.json["findings"] if finding["part"] == "redis"]
+    assert [finding["level"] for finding in redis] == ["problem"]
+    assert "REDIS_ADDRESS" in redis[0]["mend"]
+    assert {finding["part"] for finding in said.json["findings"]} == set(checks())
+
+
+def test_a_broken_deployment_is_told_in_sentences(
+    shell: Shell, redis_proxy: Proxy, no_database: None, kserve: Stub
+) -> None:
+    redis_proxy.cut()
+    kserve.close()
+    said = shell("doctor")
+    assert said.code == 1
+    assert "Traceback" not in said.out + said.err
+    problems = {line.split()[1] for line in said.out.splitlines() if line.startswith("problem")}
+    assert problems == {"database", "redis", "queue", "workers", "platform"}
+
+
+def test_secrets_are_not_told(
+    shell: Shell, kserve: Stub, record_service: Stub, configured: Callable[..., None]
+) -> None:
+    secrets = {"SECRET_KEY": "sesame-1", "API_KEYS": ["sesame-2"], "WEBHOOK_APIKEY": "sesame-3"}
+    configured(**secrets, REDIS_PASSWORD="sesame-4", RUNPOD_APIKEY="sesame-5")
+    record_service.script(DOCTOR, answers({"error": "no"}, status=401))
+    assert "sesame" not in shell("doctor", "--json").out
+
+
+# --- how it looks
+
+
+def test_a_part_that_hangs_holds_up_no_other() -> None:
+    def hangs() -> Iterator[Health]:
+        yield ok("so far")
+        time.sleep(60)
+
+    findings = list(diagnose({"slow": hangs, "quick": lambda: [ok("well")]}, deadline_seconds=0.3))
+    assert [(finding.part, finding.level) for finding in findings] == [
+        ("slow", "ok"),
+        ("slow", "problem"),
+        ("quick", "ok"),
+    ]
+
+
+def test_a_check_that_fails_itself_is_a_problem_and_not_the_end() -> None:
+    def broken() -> Iterator[Health]:
+        raise KeyError("surprise")
+        yield
+
+    findings = list(diagnose({"broken": broken, "well": lambda: [warning("hm", "do")]}))
+    assert [finding.level for finding in findings] == ["problem", "warning"]
+    assert "KeyError: 'surprise'" in findings[0].says
+    assert (worst(findings), worst([])) == (Level.PROBLEM, Level.OK)
+
+
+# --- settings and database
+
+
+def test_what_the_system_checks_find_is_told_with_its_hint(configured: Callable[..., None]) -> None:
+    configured(MAX_QUEUE_SIZE=0)
+    finding = worst_of("settings")
+    assert (finding.level, "(agent.E001)" in finding.says) == (Level.PROBLEM, True)
+    assert finding.mend == "Set how many tasks may wait, such as 30."
+
+
+def test_a_database_that_is_away(no_database: None) -> None:
+    (finding,) = found("database")
+    assert (finding.level, "cannot be reached: " in finding.says) == (Level.PROBLEM, True)
+    assert "DATABASE_URL" in finding.mend
+
+
+def test_migrations_that_are_missing() -> None:
+    recorder = MigrationRecorder(connection)
+    recorder.record_unapplied("sessions", "0001_initial")
+    try:
+        finding = worst_of("database")
+    finally:
+        recorder.record_applied("sessions", "0001_initial")
+    assert (finding.level, finding.mend) == (Level.PROBLEM, "Run `manage.py migrate`.")
+    assert "1 migrations are not applied, from sessions.0001_initial on" in finding.says
+
+
+def test_a_database_that_takes_no_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = connection.settings_dict["OPTIONS"]
+    with monkeypatch.context() as patch:
+        if connection.vendor == "sqlite":
+            patch.setitem(options, "init_command", "PRAGMA query_only=ON;")
+        else:
+            patch.setitem(options, "options", "-c default_transaction_read_only=on")
+        finding = worst_of("database")
+    assert (finding.level, "cannot be written to: " in finding.says) == (Level.PROBLEM, True)
+
+
+def test_sqlite_in_production_is_warned_of(configured: Callable[..., None]) -> None:
+    configured(PRODUCTION=True)
+    warned = any("SQLite in production" in finding.says for finding in found("database"))
+    assert warned == (connection.vendor == "sqlite")
+
+
+# --- Redis
+
+
+def well(**changes: Any) -> Server:
+    """A server as it should be, but for the changes."""
+    return replace(
+        Server(
+            address="redis:6379",
+            version="7.2.4",
+            mode="standalone",
+            role="master",
+            replicas=1,
+            appends=True,
+            is_saved=True,
+            memory=10,
+            memory_limit=100,
+            eviction="noeviction",
+            cluster_is_well=True,
+            seconds_ahead=0.1,
+            answers_in=0.001,
+        ),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "mend"),
+    [
+        ({}, "ok", ""),
+        ({"version": "6.0.16"}, "problem", "6.2"),
+        ({"version": "8.0.1"}, "ok", ""),
+        ({"role": "slave"}, "problem", "master"),
+        ({"mode": "sentinel"}, "problem", "REDIS_SENTINELS"),
+        ({"mode": "cluster"}, "problem", "REDIS_CLUSTER_MODE=true"),
+        ({"cluster_is_well": False}, "problem", "CLUSTER NODES"),
+        ({"eviction": "allkeys-lru"}, "problem", "noeviction"),
+        ({"memory": 95}, "warning", "maxmemory"),
+        ({"memory": 95, "memory_limit": 0}, "ok", ""),
+        ({"is_saved": False}, "problem", "disk"),
+        ({"appends": False}, "warning", "appendonly"),
+        ({"seconds_ahead": -3600}, "warning", "NTP"),
+        ({"answers_in": 0.5}, "warning", "nearer"),
+    ],
+)
+def test_what_a_queue_makes_of_a_redis(changes: dict[str, Any], level: str, mend: str) -> None:
+    last = list(judged(well(**changes)))[-1]
+    assert (last.level, mend in last.mend) == (level, True)
+
+
+def test_a_cluster_that_is_meant_to_be_one_is_well(configured: Callable[..., None]) -> None:
+    configured(REDIS_CLUSTER_MODE=True)
+    assert [health.level for health in judged(well(mode="cluster"))] == ["ok"]
+
+
+def test_a_redis_that_dies_with_its_pod_need_write_nothing_down(configured: Callable[..., None]) -> None:
+    configured(USE_LOCAL_REDIS=True)
+    assert [health.level for health in judged(well(appends=False))] == ["ok"]
+
+
+def test_a_real_redis_is_read_as_it_is(redis_config: Callable[..., None]) -> None:
+    before = server()
+    assert before.address == django_settings.REDIS_ADDRESS
+    assert (before.role, before.appends, before.eviction, before.memory_limit) == ("master", True, "noeviction", 0)
+    assert abs(before.seconds_ahead) < 5
+    redis_config(appendonly="no", maxmemory_policy="volatile-ttl", maxmemory=str(before.memory * 100))
+    after = server()
+    assert (after.appends, after.eviction, after.memory_limit) == (False, "volatile-ttl", before.memory * 100)
+
+
+# --- the queue and its workers
+
+
+def test_tasks_that_wait_while_nobody_works_are_a_problem(client: APIClient) -> None:
+    assert worst_of("workers").level is Level.WARNING
+    submit(client)
+    finding = found("workers")[0]
+    assert (finding.level, "1 tasks wait" in finding.says) == (Level.PROBLEM, True)
+
+
+def test_a_worker_that_fell_silent_is_told(deployment: None) -> None:
+    gone = f"{RQ_KEY_PREFIX}:worker:gone"
+    get_redis().hset(gone, mapping={"birth": "x", "hostname": "pod-7", "beat_at": time.time() - 600})
+    get_redis().sadd(f"{RQ_KEY_PREFIX}:workers:default", gone)
+    alive, silent = found("workers")
+    assert alive.level is Level.OK
+    assert "1 alive, 0 of 8 slots busy" in alive.says
+    assert (silent.level, "gone on pod-7 has been silent for 10 min" in silent.says) == (Level.WARNING, True)
+
+
+def test_a_missing_scheduler_is_told(deployment: None) -> None:
+    get_redis().delete(f"{RQ_KEY_PREFIX}:cron_schedulers")
+    assert worst_of("workers").mend == "Start `manage.py scheduler`."
+
+
+def test_a_full_queue_and_archived_jobs_are_told(client: APIClient, configured: Callable[..., None]) -> None:
+    configured(MAX_QUEUE_SIZE=1)
+    submit(client)
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", {"x": 9e12})
+    well_, full, archived = found("queue")
+    assert well_.says == "1 of 1 wait, 0 run in workers"
+    assert ("429" in full.says, "sweep_archive" in archived.mend) == (True, True)
+
+
+def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None:
+    task("pending", 7200)
+    assert worst_of("queue").mend == "`manage.py init_check` settles what was lost."
+    Task.objects.update(created_at=now() - timedelta(hours=2))
+    submit(client)
+    finding = worst_of("queue")
+    assert ("has waited 2 h" in finding.says, finding.mend) == (True, "Start more workers.")
+
+
+# --- the services
+
+
+@pytest.mark.parametrize(
+    ("step", "level"),
+    [
+        (answers({"error": "not found"}, status=404), "ok"),
+        (answers({"error": "no"}, status=401), "problem"),
+        (answers({"error": "no"}, status=403), "problem"),
+        (says(b"", status=500), "warning"),
+    ],
+)
+def test_a_record_service_is_asked_with_the_key(record_service: Stub, step: Any, level: str) -> None:
+    record_service.script(DOCTOR, step)
+    (finding,) = found("record service")
+    assert finding.level == level
+    assert record_service.calls(DOCTOR)[0].headers["apikey"] == django_settings.WEBHOOK_APIKEY
+
+
+def test_a_record_service_that_is_away_and_what_it_has_not_heard(record_service: Stub) -> None:
+    record_service.close()
+    task("succeeded", 5, unreported=True)
+    away, unheard = found("record service")
+    assert (away.level, unheard.level) == (Level.PROBLEM, Level.WARNING)
+    assert "1 ended tasks" in unheard.says
+
+
+def test_a_storage_that_takes_no_file(configured: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "media").write_text("a file where the directory should be")
+    configured(MEDIA_ROOT=str(tmp_path / "media"))
+    finding = worst_of("storage")
+    assert (finding.level, "MEDIA_ROOT" in finding.mend) == (Level.PROBLEM, True)
+
+
+def test_the_storage_is_left_as_it_was(configured: Callable[..., None], tmp_path: Path) -> None:
+    configured(MEDIA_ROOT=str(tmp_path))
+    assert worst_of("storage").level is Level.OK
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("step", "says_"),
+    [
+        (answers({"message": "API OK"}), "only to models on this host"),
+        (says(b"", status=404), "answers 404, not as this agent does"),
+    ],
+)
+def test_an_upload_address_is_asked_as_models_would(kserve: Stub, step: Any, says_: str) -> None:
+    kserve.script(LIVE, step)
+    (finding,) = found("upload address")
+    assert (finding.level, says_ in finding.says) == (Level.WARNING, True)
+    assert "UPLOAD_WEBHOOK_ADDRESS" in finding.mend
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}", "http://", "http://[", "http://a:b"]
+)
+def test_an_upload_address_that_leads_nowhere(kserve: Stub, settings: Any, url: str) -> None:
+    settings.UPLOAD_BASE_URL = url.format(port=closed_port())
+    assert worst_of("upload address").level is Level.WARNING
+
+
+def test_the_platform_is_asked_about_the_model(shell: Shell, kserve: Stub, deployment: None) -> None:
+    kserve.script("GET /v1/models/iris", answers({"name": "iris", "ready": True}))
+    kserve.script(LIVE, answers({"message": "API OK"}))
+    asked = shell("doctor", "--model", "iris", "--json")
+    (finding,) = [finding for finding in asked.json["findings"] if finding["part"] == "platform"]
+    assert (asked.code, finding["level"], "iris is ready" in finding["says"]) == (0, "ok", True)
+
+
+def test_a_platform_that_is_away(kserve: Stub) -> None:
+    kserve.close()
+    finding = worst_of("platform")
+    assert (finding.level, "could not be reached (" in finding.says) == (Level.PROBLEM, True)
+
+
+def test_a_predictor_that_cannot_be_imported(configured: Callable[..., None], settings: Any) -> None:
+    path, arguments = settings.PLATFORMS["local"]
+    local = (path, {**arguments, "predictor": "no.such.module:predict"})
+    configured(PLATFORMS={**settings.PLATFORMS, "local": local})
+    finding = worst_of("platform")
+    assert (finding.level, "No module named" in finding.says) == (Level.PROBLEM, True)
