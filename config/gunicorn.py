@@ -8,17 +8,17 @@ as gthread's is.
 import os
 from typing import Any
 
-import environ
+from config import settings
 
-_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-environ.Env.read_env(os.environ.get("ENV_FILE") or os.path.join(_root, ".env"))
-
-bind = os.environ.get("BIND") or os.environ.get("HTTP_SERVER_ADDRESS") or "0.0.0.0:8000"
+bind = os.environ.get("BIND") or settings.HTTP_SERVER_ADDRESS
+workers = settings.WEB_CONCURRENCY
+if settings.WRONG_SETTINGS:
+    # The application tells what is wrong and ends, once; nobody is to be let in for that moment.
+    bind, workers = "127.0.0.1:0", 1
 worker_class = "config.worker.PatientWorker"
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_connections = 2000
 # SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
-graceful_timeout = int(os.environ.get("TASK_TIMEOUT") or 320) + 5
+graceful_timeout = settings.TASK_TIMEOUT + 5
 timeout = 60
 keepalive = 30
 backlog = 2048

@@ -1,79 +1,63 @@
 """Every environment variable the agent knows, read here and nowhere else (README's settings table follows it)."""
 
 import os
-import re
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import environ
-from django.core.exceptions import ImproperlyConfigured
-from django.urls import reverse_lazy
+from config.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
-env = environ.Env()
-env.read_env(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
-
-
-def _names(variable: str) -> list[str]:
-    """A comma-separated list without blanks or empty members."""
-    return [name.strip() for name in env.list(variable, default=[]) if name.strip()]
-
-
-def _seconds(variable: str, default: str) -> float:
-    """A duration such as `48h`, `30m`, `90s` or `12.5` (seconds), in seconds."""
-    text = env.str(variable, default=default).strip()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text)
-    if match is None:
-        raise ImproperlyConfigured(f"{variable}={text!r} is not a duration: write 90s, 30m, 48h or 2d.")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
+env = Environment(os.environ)
+env.read_file(Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env"), must_exist=bool(os.environ.get("ENV_FILE")))
 
 # --- What kind of deployment this is
-ENVIRONMENT = env.str("ENVIRONMENT", default="development")
+ENVIRONMENT = env.choice("ENVIRONMENT", default="development", among=("development", "production"))
 PRODUCTION = ENVIRONMENT == "production"
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = env.flag("DEBUG", default=False)
 INSECURE_SECRET_KEY = "only-for-development-" + "x" * 40
-SECRET_KEY = env.str("SECRET_KEY", default="") or INSECURE_SECRET_KEY
-ALLOWED_HOSTS = _names("ALLOWED_HOSTS") or ([] if PRODUCTION else ["*"])
-HTTP_SERVER_ADDRESS = env.str("HTTP_SERVER_ADDRESS", default="0.0.0.0:8000")
+SECRET_KEY = env.text("SECRET_KEY") or INSECURE_SECRET_KEY
+ALLOWED_HOSTS = env.names("ALLOWED_HOSTS") or ([] if PRODUCTION else ["*"])
+HTTP_SERVER_ADDRESS = env.address("HTTP_SERVER_ADDRESS", default="0.0.0.0:8000", to_listen=True)
+WEB_CONCURRENCY = env.whole("WEB_CONCURRENCY", default=2)
 
 # --- Who may call
-API_KEYS = _names("API_KEYS")
-OPERATOR_KEYS = _names("OPERATOR_KEYS")
-METRICS_KEY = env.str("METRICS_KEY", default="")
-ALLOW_ANONYMOUS = env.bool("ALLOW_ANONYMOUS", default=False)
-MAX_REQUEST_BODY = env.int("MAX_REQUEST_BODY", default=20 * 1024 * 1024)
+API_KEYS = env.names("API_KEYS")
+OPERATOR_KEYS = env.names("OPERATOR_KEYS")
+METRICS_KEY = env.text("METRICS_KEY")
+ALLOW_ANONYMOUS = env.flag("ALLOW_ANONYMOUS", default=False)
+MAX_REQUEST_BODY = env.whole("MAX_REQUEST_BODY", default=20 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BODY
 
 # --- The queue and its workers
-REDIS_ADDRESS = env.str("REDIS_ADDRESS", default="")
-REDIS_CLUSTER_MODE = env.bool("REDIS_CLUSTER_MODE", default=False)
-REDIS_PASSWORD = env.str("REDIS_PASSWORD", default="")
-REDIS_TLS = env.bool("REDIS_TLS", default=False)
-REDIS_SENTINELS = _names("REDIS_SENTINELS")
-REDIS_SENTINEL_MASTER = env.str("REDIS_SENTINEL_MASTER", default="")
-USE_LOCAL_REDIS = env.bool("USE_LOCAL_REDIS", default=False)
+REDIS_ADDRESS = env.text("REDIS_ADDRESS")
+REDIS_CLUSTER_MODE = env.flag("REDIS_CLUSTER_MODE", default=False)
+REDIS_PASSWORD = env.text("REDIS_PASSWORD")
+REDIS_TLS = env.flag("REDIS_TLS", default=False)
+REDIS_SENTINELS = env.names("REDIS_SENTINELS")
+REDIS_SENTINEL_MASTER = env.text("REDIS_SENTINEL_MASTER")
+USE_LOCAL_REDIS = env.flag("USE_LOCAL_REDIS", default=False)
 EMBEDDED_REDIS_DIR = VAR_DIR / "redis"
-WORKER_CONCURRENCY = env.int("WORKER_CONCURRENCY", default=8)
-WORKER_METRICS_ADDRESS = env.str("WORKER_METRICS_ADDRESS", default="")
-MAX_QUEUE_SIZE = env.int("MAX_QUEUE_SIZE", default=30)
-TASK_TIMEOUT = env.int("TASK_TIMEOUT", default=320)
-TASK_TYPE_NAME = env.str("TASK_TYPE_NAME", default="default")
-TASK_RETENTION = timedelta(seconds=_seconds("TASK_RETENTION", "48h"))
-MODEL_NAME = env.str("MODEL_NAME", default="")
-SHUTDOWN_DELAY = _seconds("SHUTDOWN_DELAY", "2")
-SHUTDOWN_DELAY_CHOSEN = "SHUTDOWN_DELAY" in os.environ
-ENABLE_PERIODIC_CHECK = env.bool("ENABLE_PERIODIC_CHECK", default=True)
+WORKER_CONCURRENCY = env.whole("WORKER_CONCURRENCY", default=8)
+WORKER_METRICS_ADDRESS = env.address("WORKER_METRICS_ADDRESS", to_listen=True)
+MAX_QUEUE_SIZE = env.whole("MAX_QUEUE_SIZE", default=30)
+TASK_TIMEOUT = env.whole("TASK_TIMEOUT", default=320)
+TASK_TYPE_NAME = env.text("TASK_TYPE_NAME", default="default")
+TASK_RETENTION = timedelta(seconds=env.seconds("TASK_RETENTION", default="48h", above=0))
+MODEL_NAME = env.text("MODEL_NAME")
+SHUTDOWN_DELAY = env.seconds("SHUTDOWN_DELAY", default="2")
+SHUTDOWN_DELAY_CHOSEN = env.has("SHUTDOWN_DELAY")
+ENABLE_PERIODIC_CHECK = env.flag("ENABLE_PERIODIC_CHECK", default=True)
 
 # --- The record service
-WEBHOOK_SERVER_ADDRESS = env.str("WEBHOOK_SERVER_ADDRESS", default="")
-WEBHOOK_APIKEY = env.str("WEBHOOK_APIKEY", default="")
-UPLOAD_WEBHOOK_ADDRESS = env.str("UPLOAD_WEBHOOK_ADDRESS", default="")
-MAX_UPLOAD_SIZE = env.int("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
+WEBHOOK_SERVER_ADDRESS = env.url("WEBHOOK_SERVER_ADDRESS", or_address=True)
+WEBHOOK_APIKEY = env.text("WEBHOOK_APIKEY")
+UPLOAD_WEBHOOK_ADDRESS = env.url("UPLOAD_WEBHOOK_ADDRESS", or_address=True)
+MAX_UPLOAD_SIZE = env.whole("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
 
 
 def _own_address() -> str:
@@ -88,25 +72,34 @@ if "://" not in UPLOAD_BASE_URL:
 TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "predictions.recorder.Nobody"
 
 # --- The platforms: each entry of PLATFORMS is a class of `platforms` and what its constructor takes
-ML_PLATFORM = {"k8s-plugin": "k8s"}.get(_platform := env.str("ML_PLATFORM", default="local").strip().lower(), _platform)
-LOCAL_PREDICTOR = env.str("LOCAL_PREDICTOR", default="examples.iris:predict")
-KSERVE_VERSION = env.str("KSERVE_VERSION", default="0.13.1")
-KSERVE_ADDRESS = env.str("KSERVE_ADDRESS", default="")
-KSERVE_CUSTOM_DOMAIN = env.str("KSERVE_CUSTOM_DOMAIN", default="example.com")
-KSERVE_NAMESPACE = env.str("KSERVE_NAMESPACE", default="default")
-KSERVE_HOST_TEMPLATE = env.str("KSERVE_HOST_TEMPLATE", default="{model}.{namespace}.{domain}")
-KSERVE_REQUEST_TIMEOUT = env.float("KSERVE_REQUEST_TIMEOUT", default=180)
-K8SPLUGIN_ADDRESS = env.str("K8SPLUGIN_ADDRESS", default="")
-K8SPLUGIN_REQUEST_TIMEOUT = env.float("K8SPLUGIN_REQUEST_TIMEOUT", default=180)
-REPLICATE_ADDRESS = env.str("REPLICATE_ADDRESS", default="https://api.replicate.com/v1/predictions")
-REPLICATE_APIKEY = env.str("REPLICATE_APIKEY", default="")
-REPLICATE_MODEL_ID = env.str("REPLICATE_MODEL_ID", default="")
-REPLICATE_REQUEST_TIMEOUT = env.float("REPLICATE_REQUEST_TIMEOUT", default=180)
-RUNPOD_ADDRESS = env.str("RUNPOD_ADDRESS", default="https://api.runpod.ai/v2")
-RUNPOD_APIKEY = env.str("RUNPOD_APIKEY", default="")
-RUNPOD_MODEL_ID = env.str("RUNPOD_MODEL_ID", default="")
-RUNPOD_REQUEST_TIMEOUT = env.float("RUNPOD_REQUEST_TIMEOUT", default=180)
-MAX_RESPONSE_BODY = env.int("MAX_RESPONSE_BODY", default=50 * 1024 * 1024)
+ML_PLATFORM = {"k8s-plugin": "k8s"}.get(_platform := env.text("ML_PLATFORM", default="local").lower(), _platform)
+LOCAL_PREDICTOR = env.text("LOCAL_PREDICTOR", default="examples.iris:predict")
+KSERVE_VERSION = env.text(
+    "KSERVE_VERSION", default="0.13.1", pattern=r"v?\d+(\.\d+)*\S*", hint="Write a version, such as 0.13.1."
+)
+KSERVE_ADDRESS = env.address("KSERVE_ADDRESS")
+KSERVE_CUSTOM_DOMAIN = env.address("KSERVE_CUSTOM_DOMAIN", default="example.com")
+KSERVE_NAMESPACE = env.text(
+    "KSERVE_NAMESPACE",
+    default="default",
+    pattern=r"[a-z0-9]([a-z0-9-]*[a-z0-9])?",
+    hint="Write a Kubernetes namespace.",
+)
+KSERVE_HOST_TEMPLATE = env.template(
+    "KSERVE_HOST_TEMPLATE", default="{model}.{namespace}.{domain}", fields=("model", "namespace", "domain")
+)
+KSERVE_REQUEST_TIMEOUT = env.seconds("KSERVE_REQUEST_TIMEOUT", default="180", above=0)
+K8SPLUGIN_ADDRESS = env.address("K8SPLUGIN_ADDRESS")
+K8SPLUGIN_REQUEST_TIMEOUT = env.seconds("K8SPLUGIN_REQUEST_TIMEOUT", default="180", above=0)
+REPLICATE_ADDRESS = env.url("REPLICATE_ADDRESS", default="https://api.replicate.com/v1/predictions")
+REPLICATE_APIKEY = env.text("REPLICATE_APIKEY")
+REPLICATE_MODEL_ID = env.text("REPLICATE_MODEL_ID")
+REPLICATE_REQUEST_TIMEOUT = env.seconds("REPLICATE_REQUEST_TIMEOUT", default="180", above=0)
+RUNPOD_ADDRESS = env.url("RUNPOD_ADDRESS", default="https://api.runpod.ai/v2")
+RUNPOD_APIKEY = env.text("RUNPOD_APIKEY")
+RUNPOD_MODEL_ID = env.text("RUNPOD_MODEL_ID")
+RUNPOD_REQUEST_TIMEOUT = env.seconds("RUNPOD_REQUEST_TIMEOUT", default="180", above=0)
+MAX_RESPONSE_BODY = env.whole("MAX_RESPONSE_BODY", default=50 * 1024 * 1024)
 
 PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "local": ("platforms.local.Local", {"predictor": LOCAL_PREDICTOR, "timeout_seconds": float(TASK_TIMEOUT)}),
@@ -182,7 +175,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 # The Procfile's `webhook` process serves the record service alone: ROOT_URLCONF=webhooks.urls
-ROOT_URLCONF = env.str("ROOT_URLCONF", default="config.urls")
+ROOT_URLCONF = env.choice("ROOT_URLCONF", default="config.urls", among=("config.urls", "webhooks.urls"))
 WSGI_APPLICATION = "config.wsgi.application"
 APPEND_SLASH = False
 TEMPLATES = [
@@ -200,12 +193,10 @@ TEMPLATES = [
     }
 ]
 
-DATABASE_URL = env.str("DATABASE_URL", default="")
-if not DATABASE_URL:
-    VAR_DIR.mkdir(exist_ok=True)
-    DATABASE_URL = f"sqlite:///{VAR_DIR / 'agent.sqlite3'}"
-DATABASE_POOL_SIZE = env.int("DATABASE_POOL_SIZE", default=20)
-DATABASES: dict[str, dict[str, Any]] = {"default": env.db_url_config(DATABASE_URL)}
+if not env.has("DATABASE_URL"):
+    env.make_directory(VAR_DIR, "Set DATABASE_URL, or let this user write there.")
+DATABASE_POOL_SIZE = env.whole("DATABASE_POOL_SIZE", default=20)
+DATABASES = {"default": env.database("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'agent.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers never wait for writers (WAL), and a writer waits its turn at BEGIN instead of failing in the middle.
     DATABASES["default"].setdefault("OPTIONS", {}).update(
@@ -235,11 +226,11 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "/static/"
-STATIC_ROOT = env.str("STATIC_ROOT", default="") or str(BASE_DIR / "staticfiles")
+STATIC_ROOT = env.text("STATIC_ROOT") or str(BASE_DIR / "staticfiles")
 WHITENOISE_USE_FINDERS = not PRODUCTION
-MEDIA_ROOT = env.str("MEDIA_ROOT", default="") or str(VAR_DIR / "media")
+MEDIA_ROOT = env.text("MEDIA_ROOT") or str(VAR_DIR / "media")
 MEDIA_URL = "/media/"
-AWS_BUCKET = env.str("AWS_BUCKET", default="")
+AWS_BUCKET = env.text("AWS_BUCKET")
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -249,10 +240,10 @@ if AWS_BUCKET:
         "BACKEND": "webhooks.storage.SharedS3Storage",
         "OPTIONS": {
             "bucket_name": AWS_BUCKET,
-            "access_key": env.str("AWS_ACCESS_KEY_ID", default="") or None,
-            "secret_key": env.str("AWS_SECRET_ACCESS_KEY", default="") or None,
-            "region_name": env.str("AWS_REGION", default="") or None,
-            "endpoint_url": env.str("AWS_ENDPOINT_URL", default="") or None,
+            "access_key": env.text("AWS_ACCESS_KEY_ID") or None,
+            "secret_key": env.text("AWS_SECRET_ACCESS_KEY") or None,
+            "region_name": env.text("AWS_REGION") or None,
+            "endpoint_url": env.url("AWS_ENDPOINT_URL") or None,
             "addressing_style": "path",
             "signature_version": "s3v4",
             "file_overwrite": True,  # names are new ones; asking whether one exists would need another permission
@@ -263,9 +254,9 @@ if AWS_BUCKET:
     }
 
 SESSION_COOKIE_HTTPONLY = True
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("SECURE_COOKIES", default=PRODUCTION)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("SECURE_COOKIES", default=PRODUCTION)
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
-CSRF_TRUSTED_ORIGINS = _names("CSRF_TRUSTED_ORIGINS")
+CSRF_TRUSTED_ORIGINS = env.names("CSRF_TRUSTED_ORIGINS")
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 
@@ -294,30 +285,34 @@ RQ_QUEUES = {
 RQ = {"WORKER_CLASS": "predictions.queue.worker.ThreadWorker", "COMMIT_MODE": "auto"}
 
 # --- Counters: a file per process, added up by /metrics; named before anything imports prometheus_client
-METRICS_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="") or str(VAR_DIR / "metrics")
-try:
-    Path(METRICS_DIR).mkdir(parents=True, exist_ok=True)
-except OSError as error:
-    raise ImproperlyConfigured(
-        f"The counters have no place: {error}. Set PROMETHEUS_MULTIPROC_DIR to a directory that can be written."
-    ) from error
+METRICS_DIR = env.directory("PROMETHEUS_MULTIPROC_DIR", default=VAR_DIR / "metrics")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = METRICS_DIR
 
 # --- Traces: OpenTelemetry's own variables, which its exporter reads itself; here is only whether there are any
-TRACES_EXPORTER = env.str("OTEL_TRACES_EXPORTER", default="").strip().lower() or "otlp"
-TRACING_SERVICE_NAME = env.str("OTEL_SERVICE_NAME", default="") or "serving-agent"
-_traces_endpoint = env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="") or env.str(
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default=""
-)
+TRACES_EXPORTER = env.choice("OTEL_TRACES_EXPORTER", default="otlp", among=("otlp", "console", "none"))
+TRACING_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", default="serving-agent")
+_traces_endpoint = env.url("OTEL_EXPORTER_OTLP_ENDPOINT") or env.url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 TRACING = (
     TRACES_EXPORTER != "none"
     and bool(_traces_endpoint or TRACES_EXPORTER == "console")
-    and not env.bool("OTEL_SDK_DISABLED", default=False)
+    and not env.flag("OTEL_SDK_DISABLED", default=False)
 )
 
 LOGGING_CONFIG = "config.logging.configure"
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
+LOG_LEVEL = env.choice("LOG_LEVEL", default="INFO", among=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOGGING = {"level": LOG_LEVEL, "json": PRODUCTION}
+
+
+def _page(name: str) -> Callable[[object], str]:
+    """A link of the admin. Django's `reverse_lazy` does the same, but see environment.py for why it is not imported."""
+
+    def link(request: object) -> str:
+        from django.urls import reverse
+
+        return reverse(name)
+
+    return link
+
 
 UNFOLD = {
     "SITE_TITLE": "Serving agent",
@@ -333,28 +328,30 @@ UNFOLD = {
             {
                 "title": "Serving",
                 "items": [
-                    {"title": "Dashboard", "icon": "monitoring", "link": reverse_lazy("admin:index")},
+                    {"title": "Dashboard", "icon": "monitoring", "link": _page("admin:index")},
                     {
                         "title": "Tasks",
                         "icon": "list_alt",
-                        "link": reverse_lazy("admin:predictions_task_changelist"),
+                        "link": _page("admin:predictions_task_changelist"),
                     },
                     {
                         "title": "Queues and workers",
                         "icon": "lan",
-                        "link": reverse_lazy("admin:django_rq_dashboard_changelist"),
+                        "link": _page("admin:django_rq_dashboard_changelist"),
                     },
                 ],
             },
             {
                 "title": "People",
                 "items": [
-                    {"title": "Users", "icon": "person", "link": reverse_lazy("admin:auth_user_changelist")},
-                    {"title": "Groups", "icon": "group", "link": reverse_lazy("admin:auth_group_changelist")},
-                    {"title": "History", "icon": "history", "link": reverse_lazy("admin:admin_logentry_changelist")},
+                    {"title": "Users", "icon": "person", "link": _page("admin:auth_user_changelist")},
+                    {"title": "Groups", "icon": "group", "link": _page("admin:auth_group_changelist")},
+                    {"title": "History", "icon": "history", "link": _page("admin:admin_logentry_changelist")},
                 ],
             },
         ],
     },
 }
 SILENCED_SYSTEM_CHECKS: list[str] = []
+# What is wrong in the environment: refused at start by the system checks.
+WRONG_SETTINGS = env.problems

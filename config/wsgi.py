@@ -1,12 +1,21 @@
 """The WSGI application that gunicorn serves; wrong settings stop it here, before the first request."""
 
 import os
+import sys
 from io import StringIO
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from django.core.management import call_command
+from django.core.management.base import SystemCheckError
 from django.core.wsgi import get_wsgi_application
 
+DO_NOT_RESTART = 4
+"""The exit code of a worker after which gunicorn ends as well, instead of starting another."""
+
 application = get_wsgi_application()
-call_command("check", fail_level="ERROR", stdout=StringIO())  # wrong settings are raised
+try:
+    call_command("check", fail_level="ERROR", stdout=StringIO())
+except SystemCheckError as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(DO_NOT_RESTART)

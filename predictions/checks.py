@@ -20,17 +20,16 @@ NEEDED = {
 
 @register()
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_queue(), *_platform(), *_access(), *_environment()]
+    return [*_environment_read(), *_queue(), *_platform(), *_access(), *_production()]
+
+
+def _environment_read() -> list[CheckMessage]:
+    """What config/environment.py could not read."""
+    return [_error(*problem) for problem in settings.WRONG_SETTINGS]
 
 
 def _queue() -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    if settings.MAX_QUEUE_SIZE < 1:
-        found.append(_error("E001", "MAX_QUEUE_SIZE is below 1", "Set how many tasks may wait, such as 30."))
-    if settings.WORKER_CONCURRENCY < 1:
-        found.append(_error("E002", "WORKER_CONCURRENCY is below 1", "Set how many tasks a worker runs at once."))
-    if settings.TASK_TIMEOUT < 1:
-        found.append(_error("E003", "TASK_TIMEOUT is below 1 second", "Set the seconds a task may take, such as 320."))
     if not settings.TASK_TYPE_NAME.replace("-", "").replace("_", "").replace(".", "").isalnum():
         found.append(
             _error("E004", "TASK_TYPE_NAME is not a queue name", "Use letters, digits, '-', '_' and '.' only.")
@@ -99,7 +98,7 @@ def _access() -> list[CheckMessage]:
     ]
 
 
-def _environment() -> list[CheckMessage]:
+def _production() -> list[CheckMessage]:
     if not settings.PRODUCTION:
         return []
     found: list[CheckMessage] = []

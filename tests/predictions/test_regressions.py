@@ -81,9 +81,6 @@ def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "number"),
     [
-        ("MAX_QUEUE_SIZE", 0, "E001"),
-        ("WORKER_CONCURRENCY", 0, "E002"),
-        ("TASK_TIMEOUT", 0, "E003"),
         ("TASK_TYPE_NAME", "a b", "E004"),
         ("SHUTDOWN_DELAY_CHOSEN", True, "E005"),
         ("TASK_TYPE_NAME", "default-maintenance", "E006"),

@@ -1,0 +1,78 @@
+"""Every process type, started for real with settings that it must refuse."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+from tests.servers import ROOT, procfile
+
+pytestmark = pytest.mark.slow
+
+PROCESSES = [*procfile(), "migrate", "init_check", "sweep_archive", "purge_tasks"]
+PRODUCTION = {
+    "ENVIRONMENT": "production",
+    "SECRET_KEY": "8Zc1vQp0Jx5mWn3Rk7Ty2Lb9Hs4Gd6FfAaEeUuIiOoPp-test-key",
+    "ALLOWED_HOSTS": "agent.example.com",
+    "API_KEYS": "key",
+}
+
+
+def start(process: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs it with this environment alone, until it ends by itself."""
+    return subprocess.run(
+        ["sh", "-c", procfile().get(process) or f"python manage.py {process}"],
+        cwd=ROOT,
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "ENV_FILE": os.devnull,
+            "DATABASE_URL": f"sqlite:///{directory / 'db.sqlite3'}",
+            "STATIC_ROOT": str(directory / "static"),
+            "REDIS_ADDRESS": os.environ["REDIS_ADDRESS"],
+            "BIND": f"127.0.0.1:{free_port()}",
+            "WEBHOOK_BIND": f"127.0.0.1:{free_port()}",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_production_does_not_start_on_defaults(process: str, tmp_path: Path) -> None:
+    done = start(process, tmp_path, ENVIRONMENT="production", DEBUG="true")
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    for variable in ("SECRET_KEY", "ALLOWED_HOSTS", "DEBUG"):
+        assert f"{variable} is" in said
+    assert said.count("HINT: Set") >= 3
+    assert not (tmp_path / "db.sqlite3").exists()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("name", ["SECRET_KEY", "ALLOWED_HOSTS", "API_KEYS"])
+def test_production_needs_each_of_them(process: str, name: str, tmp_path: Path) -> None:
+    done = start(process, tmp_path, **{**PRODUCTION, name: ""})
+    said = done.stdout + done.stderr
+    assert (done.returncode != 0, "Traceback" in said) == (True, False), said
+    assert name in said
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_wrong_settings_are_told_and_nothing_starts(process: str, tmp_path: Path) -> None:
+    wrong = {"MAX_QUEUE_SIZE": "abc", "TASK_TIMEOUT": "0", "HTTP_SERVER_ADDRESS": "nowhere", "ENVIRONMENT": "prod"}
+    done = start(process, tmp_path, **wrong, ALLOW_ANONYMOUS="true")
+    said = done.stdout + done.stderr
+    assert (done.returncode != 0, "Traceback" in said) == (True, False), said
+    assert not [name for name in wrong if said.count(f"{name}=") != 1], said
+
+
+def test_production_with_all_of_them_begins(tmp_path: Path) -> None:
+    done = start("release", tmp_path, **PRODUCTION)
+    assert done.returncode == 0, done.stderr
