@@ -5,20 +5,25 @@ import re
 from pathlib import Path
 
 import pytest
+from django.core.management import get_commands
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 
 from config.worker import PROTOCOL_ERRORS
 from predictions.api import errors
+from predictions.diagnosis import checks
+from predictions.management.commands import queue, tasks
+from predictions.models import Task
 from tests.servers import procfile
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs/operating.md").read_text()
 
 
-def table(heading: str) -> list[list[str]]:
+def table(heading: str, text: str = README) -> list[list[str]]:
     """The rows of the first table whose head begins with `heading`, cell by cell."""
-    lines = README.splitlines()
+    lines = text.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     rows = []
     for line in lines[start + 2 :]:
@@ -122,3 +127,28 @@ def test_every_process_is_in_the_readme() -> None:
 def test_every_command_is_in_the_readme_and_nothing_else() -> None:
     commands = {path.stem for path in (ROOT / "predictions/management/commands").glob("[!_]*.py")}
     assert {word(row[0]) for row in table("command")} == commands
+
+
+def test_a_command_that_the_documentation_names_exists() -> None:
+    within = {"tasks": tasks.COMMANDS, "queue": queue.COMMANDS}
+    pages = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    for page, text in pages.items():
+        for name, second in re.findall(r"manage\.py ([a-z_]+)(?: ([a-z-]+))?", text):
+            assert name in get_commands(), f"{page}: manage.py {name}"
+            if name in within and second:
+                assert second in within[name], f"{page}: manage.py {name} {second}"
+
+
+def test_every_part_that_doctor_looks_at_is_in_the_operating_page() -> None:
+    assert [row[0] for row in table("part", OPERATING)] == list(checks())
+
+
+def test_every_failure_that_the_operating_page_explains_is_one_of_the_agents() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "predictions").rglob("*.py"))
+    for row in table("`error_info`", OPERATING):
+        sentence = re.sub(r"\d", r"(\\d|\\{\\w+\\})", re.escape(word(row[0])))
+        assert re.search(f'"{sentence}"', code), row[0]
+
+
+def test_every_status_is_in_the_operating_page() -> None:
+    assert [word(row[0]) for row in table("status", OPERATING)] == Task.Status.values

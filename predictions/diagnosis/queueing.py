@@ -4,13 +4,11 @@ from collections.abc import Iterator
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.utils.timezone import now
 
 from platforms import Health
 from platforms.health import ok, problem, warning
+from predictions import figures
 from predictions.diagnosis.words import because, span
-from predictions.lifecycle import database_errors
-from predictions.models import Task
 from predictions.queue import scheduler
 from predictions.queue.overview import Overview, overview
 from predictions.queue.queue import QueueUnavailable
@@ -111,14 +109,9 @@ def check_queue() -> Iterator[Health]:
 def _of_the_oldest(queue: Overview) -> Iterator[Health]:
     """The row that has waited longest; the queue may know nothing of it."""
     try:
-        with database_errors():
-            pending = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME, status=Task.Status.PENDING)
-            oldest = pending.order_by("created_at").values_list("created_at", flat=True).first()
+        waited = figures.unfinished().oldest_waiting_seconds
     except (RecordUnavailable, DatabaseError):  # the database's own check says so
         return
-    if oldest is None:
-        return
-    waited = (now() - oldest).total_seconds()
     if waited > settings.TASK_TIMEOUT and not queue.waiting:
         yield warning(
             f"a task has been pending for {span(waited)}, and the queue is empty",

@@ -1,0 +1,301 @@
+"""The commands as processes, against a real web and worker: Ctrl-C, pieces as they come, a terminal, a closed pipe."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from predictions.models import Task
+from tests.e2e.conftest import SlowPlatform
+from tests.platforms.stub import Stub, Visit, chunked, closed_port, hangs, head, streams_until_hung_up
+from tests.predictions.test_cancel import until
+from tests.predictions.test_maintenance import task
+from tests.servers import ROOT, Server, database_url
+
+pytestmark = pytest.mark.slow
+
+GENERATE = "POST /v1/models/llm:predict"
+
+
+class Manage:
+    """`manage.py …` as a process of its own."""
+
+    def __init__(self, *arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database_url(), "LOG_LEVEL": "INFO", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+
+    def line(self) -> str:
+        """The next line on stdout, as soon as it is there."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def press_ctrl_c(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self, seconds: float = 60) -> tuple[int, str, str]:
+        """Exit code, and the rest of stdout and stderr."""
+        out, err = self.process.communicate(timeout=seconds)
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture
+def manage() -> Iterator[Callable[..., Manage]]:
+    started: list[Manage] = []
+
+    def start(*arguments: str, **options: Any) -> Manage:
+        started.append(Manage(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.kill()
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    server = Stub()
+    yield server
+    server.close()
+
+
+def on_kserve(stub: Stub) -> dict[str, str]:
+    return {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": stub.address}
+
+
+def status() -> str:
+    return str(Task.objects.get().status)
+
+
+# --- doctor
+
+
+def test_a_healthy_deployment_has_no_problem(
+    serve: Callable[..., Server], slow_platform: SlowPlatform, manage: Callable[..., Manage]
+) -> None:
+    environment = slow_platform.environment()
+    web = serve("web", **environment)
+    serve("worker", **environment)
+    serve("scheduler", **environment)
+    environment |= {"UPLOAD_WEBHOOK_ADDRESS": web.url, "WEBHOOK_SERVER_ADDRESS": web.url}
+
+    def levels() -> dict[str, str]:
+        code, out, err = manage("doctor", "--json", **environment).end()
+        assert (code, err) == (0, "")
+        document = json.loads(out)
+        return {finding["part"]: finding["level"] for finding in document["findings"]}
+
+    until(lambda: levels()["workers"] == "ok", seconds=60)
+    assert {part: level for part, level in levels().items() if level != "ok"} == {"upload address": "warning"}
+
+
+def test_a_broken_deployment_is_said_to_be_one(manage: Callable[..., Manage]) -> None:
+    nowhere = f"127.0.0.1:{closed_port()}"
+    started = time.monotonic()
+    code, out, err = manage(
+        "doctor",
+        DATABASE_URL=f"postgres://agent:sesame@{nowhere}/agent",
+        REDIS_ADDRESS=nowhere,
+        WEBHOOK_SERVER_ADDRESS=nowhere,
+        MEDIA_ROOT="/proc/nowhere",
+        ML_PLATFORM="kserve",
+        KSERVE_ADDRESS=nowhere,
+    ).end()
+    print(f"\ntold after {time.monotonic() - started:.1f} s:\n{out}")
+    assert (code, err) == (1, "")
+    problems = {line[9:26].strip() for line in out.splitlines() if line.startswith("problem")}
+    assert problems == {"database", "redis", "queue", "workers", "record service", "storage", "platform"}
+    assert "sesame" not in out
+
+
+def test_a_platform_that_hangs_is_told_in_time(stub: Stub, manage: Callable[..., Manage]) -> None:
+    stub.script("GET /v1/models/llm", hangs)
+    code, out, _ = manage("doctor", "--model", "llm", "--json", **on_kserve(stub)).end()
+    (finding,) = [finding for finding in json.loads(out)["findings"] if finding["part"] == "platform"]
+    assert (code, finding["level"]) == (1, "problem")
+    assert "did not answer in time" in finding["says"]
+
+
+# --- predict
+
+
+def test_a_queued_prediction_is_waited_for_while_a_worker_runs_it(
+    serve: Callable[..., Server], slow_platform: SlowPlatform, manage: Callable[..., Manage]
+) -> None:
+    serve("worker", **slow_platform.environment())
+    command = manage(
+        "predict", "m", "--inputs", '{"n": 7, "sleep": 1}', "--async", "--wait", **slow_platform.environment()
+    )
+    code, out, err = command.end()
+    assert (code, json.loads(out)) == (0, {"n": 7})
+    assert [line.split(":")[0] for line in err.splitlines()][0] == "pending"
+    assert f"task {Task.objects.get().pk}" in err
+
+
+def test_each_piece_is_printed_before_the_next_one_comes(stub: Stub, manage: Callable[..., Manage]) -> None:
+    """The model sends a piece only after the one before was read from the command's stdout."""
+    read = threading.Semaphore(0)
+
+    def one_by_one(visit: Visit) -> None:
+        visit.read_body()
+        visit.send(head(200, {"Transfer-Encoding": "chunked"}))
+        for number in range(20):
+            visit.send(chunked(json.dumps({"id": number, "data": f"piece {number}\n"}).encode() + b"\n"))
+            assert read.acquire(timeout=20)
+        visit.send(b"0\r\n\r\n")
+
+    stub.script(GENERATE, one_by_one)
+    command = manage("predict", "llm", "--inputs", "{}", "--stream", **on_kserve(stub))
+    for number in range(20):
+        assert command.line() == f"piece {number}\n"
+        read.release()
+    assert command.end()[0] == 0
+    assert status() == "succeeded"
+
+
+@pytest.mark.parametrize("how", [[], ["--stream"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_prediction_is_canceled_here_and_there(
+    stub: Stub, manage: Callable[..., Manage], how: list[str], number: int
+) -> None:
+    stub.script(GENERATE, streams_until_hung_up(b'{"id": 0, "data": "a"}\n') if how else hangs)
+    command = manage("predict", "llm", "--inputs", "{}", *how, **on_kserve(stub))
+    until(lambda: stub.count(GENERATE))
+    command.process.send_signal(number)
+    code, _, err = command.end()
+    assert (code, status()) == (130, "canceled")
+    assert stub.hung_up.wait(20)
+    assert "Traceback" not in err
+    assert "The task was canceled." in err
+
+
+def test_ctrl_c_while_a_worker_runs_it_ends_the_prediction_there(
+    serve: Callable[..., Server], stub: Stub, manage: Callable[..., Manage]
+) -> None:
+    stub.script(GENERATE, hangs)
+    serve("worker", **on_kserve(stub))
+    command = manage("predict", "llm", "--inputs", "{}", "--async", "--wait", **on_kserve(stub))
+    until(lambda: stub.count(GENERATE), seconds=60)
+    command.press_ctrl_c()
+    assert command.end()[0] == 130
+    assert status() == "canceled"
+    assert stub.hung_up.wait(20)
+
+
+# --- tasks and queue
+
+
+def test_new_tasks_are_followed_as_they_come_and_go(
+    serve: Callable[..., Server], slow_platform: SlowPlatform, manage: Callable[..., Manage]
+) -> None:
+    environment = slow_platform.environment()
+    web = serve("web", **environment)
+    serve("worker", **environment)
+    command = manage("tasks", "follow", "--json", **environment)
+    body = {"model_name": "m", "inputs": {"sleep": 2}}
+
+    def submit_until_seen() -> None:
+        """The command takes a while to start; what came before is none of its business."""
+        while not seen.is_set():
+            requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30)
+            seen.wait(3)
+
+    seen = threading.Event()
+    submitter = threading.Thread(target=submit_until_seen)
+    submitter.start()
+    first = json.loads(command.line())
+    seen.set()
+    submitter.join()
+    told = [first]
+    while told[-1]["id"] != first["id"] or told[-1]["status"] != "succeeded":
+        told.append(json.loads(command.line()))
+    mine = [row["status"] for row in told if row["id"] == first["id"]]
+    assert mine in (["pending", "running", "succeeded"], ["running", "succeeded"])
+    command.press_ctrl_c()
+    code, _, err = command.end()
+    assert (code, err) == (0, "")
+
+
+def test_drain_waits_for_the_workers(
+    serve: Callable[..., Server], slow_platform: SlowPlatform, manage: Callable[..., Manage]
+) -> None:
+    environment = {**slow_platform.environment(), "WORKER_CONCURRENCY": "2"}
+    web = serve("web", **environment)
+    serve("worker", **environment)
+    body = {"model_name": "m", "inputs": {"sleep": 2}}
+    for _ in range(6):
+        requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30)
+    code, out, err = manage("queue", "drain", "--progress", "--json", **environment).end(90)
+    assert (code, json.loads(out)["waiting"], json.loads(out)["running"]) == (0, 0, 0)
+    assert {row.status for row in Task.objects.all()} == {"succeeded"}
+    assert " wait, " in err
+
+
+def test_interrupted_following_leaves_the_task_alone(manage: Callable[..., Manage]) -> None:
+    running = task("running", 5)
+    command = manage("tasks", "follow", running.pk)
+    assert running.pk in command.line()
+    command.press_ctrl_c()
+    code, _, err = command.end()
+    assert (code, err, status()) == (130, "", "running")
+
+
+# --- what a shell sees
+
+
+def test_exit_codes(manage: Callable[..., Manage]) -> None:
+    assert manage("tasks", "list").end()[0] == 0
+    assert manage("tasks", "show", "nobody").end()[0] == 1
+    assert manage("tasks", "list", "--status", "lost").end()[0] == 2
+    assert manage("predict", "m", "--inputs", "{").end()[0] == 2
+    assert manage("queue", "size", REDIS_ADDRESS=f"127.0.0.1:{closed_port()}").end()[0] == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    for number in range(300):
+        task("failed", number, error_info="x" * 1000)
+    line = f"{sys.executable} manage.py tasks list --limit 300 --json | head -n 1"
+    environment = {**os.environ, "DATABASE_URL": database_url()}
+    ended = subprocess.run(line, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("{\n", "")
+
+
+def test_on_a_terminal_progress_is_one_line_that_is_taken_away_again(manage: Callable[..., Manage]) -> None:
+    for _ in range(200):
+        task("running", 400)
+    here, there = pty.openpty()
+    command = manage("init_check", stderr=there)
+    code, out, _ = command.end()
+    os.close(there)
+    shown = b""
+    try:
+        while piece := os.read(here, 65536):
+            shown += piece
+    except OSError:  # how a terminal says that nobody writes to it any more
+        pass
+    os.close(here)
+    assert (code, out) == (0, "Init check: 200 failed.\n")
+    assert shown.startswith(b"\r\x1b[K0 of 200 ")
+    assert shown.endswith(b"\r\x1b[K")
+    assert b"\n" not in shown
