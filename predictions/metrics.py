@@ -25,9 +25,17 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 def exposition() -> bytes:
     """The metrics in Prometheus' text format. What Redis or the database does not tell now is left out."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=settings.METRICS_DIR)  # type: ignore[no-untyped-call]
+    registry.register(_Counted())
     registry.register(_Standing())
     return generate_latest(registry)
+
+
+class _Counted:
+    """The counters of all processes, without those that django-rq keeps for its own pages."""
+
+    def collect(self) -> Iterator[Metric]:
+        counted = MultiProcessCollector(None, path=settings.METRICS_DIR)  # type: ignore[no-untyped-call]
+        return (metric for metric in counted.collect() if not metric.name.startswith("rq_"))  # type: ignore[no-untyped-call]
 
 
 class _Standing:
