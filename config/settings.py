@@ -329,6 +329,7 @@ UNFOLD = {
                 "title": "Serving",
                 "items": [
                     {"title": "Dashboard", "icon": "monitoring", "link": _page("admin:index")},
+                    {"title": "Try it", "icon": "science", "link": _page("agent-try")},
                     {
                         "title": "Tasks",
                         "icon": "list_alt",

@@ -14,5 +14,6 @@ urlpatterns = [
     path("", include(webhooks.urls.routes)),
     path("", include("predictions.api.urls")),
     path("admin/", include("predictions.dashboard")),
+    path("admin/", include("predictions.playground")),
     path("admin/", admin.site.urls),
 ]

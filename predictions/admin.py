@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -13,10 +14,11 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
@@ -26,8 +28,8 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from unfold.paginator import InfinitePaginator
 
 from predictions import submission
-from predictions.models import Task
-from predictions.recorder import RecordUnavailable
+from predictions.models import UNFINISHED, Task
+from predictions.recorder import RecordError, RecordUnavailable
 
 SHOWN_CHARACTERS = 100_000
 SHOWN_FILES = 20
@@ -46,6 +48,12 @@ CANCEL_DIALOG = {
     "title": "Cancel this task?",
     "description": "A waiting task is taken out of the queue; a running prediction is ended. This cannot be undone.",
     "form_submit_text": "Cancel the task",
+}
+
+RUN_AGAIN_DIALOG = {
+    "title": "Run this again?",
+    "description": "A new task with the same model and inputs is queued. On a paid platform it costs again.",
+    "form_submit_text": "Run it again",
 }
 
 
@@ -70,10 +78,10 @@ class TaskAdmin(ModelAdmin):
     show_full_result_count = False
     paginator = InfinitePaginator
     actions = ["cancel_selected"]
-    actions_detail = ["cancel_task"]
+    actions_detail = ["cancel_task", "run_again", "try_it"]
     fieldsets = [
         ("Task", {"fields": ["id", "status_now", "model_text", "platform", "user_id", "error_info"]}),
-        ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text", "files"]}),
+        ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text", "files", "as_curl"]}),
         (
             "Timeline",
             {
@@ -115,6 +123,9 @@ class TaskAdmin(ModelAdmin):
 
     def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return bool(request.user.has_perm("predictions.cancel_task"))
+
+    def has_run_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("predictions.run_task"))
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Patterns are left out: the database would be given whatever stands in the address."""
@@ -168,6 +179,20 @@ class TaskAdmin(ModelAdmin):
         url = reverse("admin:django_rq_job_detail", args=[index, task.queue_id])
         return format_html('<a href="{}" class="text-primary-600 underline">{}</a>', url, task.queue_id)
 
+    @display(description="As curl")
+    def as_curl(self, task: Task) -> SafeString:
+        """The request again, to be copied; the key is the caller's own."""
+        body = {"model_name": task.model_name, "model_version": task.model_version, "inputs": task.inputs or {}}
+        text = json.dumps({name: value for name, value in body.items() if value != ""})
+        if len(text) > SHOWN_CHARACTERS:
+            return SafeString("")
+        return format_html(
+            '<pre class="whitespace-pre-wrap break-words text-xs max-h-48 overflow-auto select-all">'
+            "curl {}/async/v1/predict -H 'apikey: YOUR-KEY' -H 'Content-Type: application/json' -d {}</pre>",
+            settings.UPLOAD_BASE_URL,
+            shlex.quote(text),
+        )
+
     # --- what can be done
 
     @action(description="Cancel selected tasks", permissions=["cancel"], icon="cancel")
@@ -191,10 +216,50 @@ class TaskAdmin(ModelAdmin):
         page = reverse("admin:predictions_task_change", args=[object_id])
         return HttpResponse(headers={"HX-Redirect": page})
 
+    @action(
+        description="Run again",
+        permissions=["run"],
+        url_path="run-again",
+        icon="replay",
+        dialog=RUN_AGAIN_DIALOG,
+    )
+    def run_again(self, request: HttpRequest, form: Form, object_id: str) -> HttpResponse:
+        """Queues a new task with the same model and inputs, and goes to its page."""
+        asked = self.get_object(request, object_id)
+        page = reverse("admin:predictions_task_change", args=[object_id])
+        if asked is not None and (task := self._submit(request, asked)) is not None:
+            self.log_change(request, task, f"Run again, as {object_id} was.")
+            messages.success(request, "This is the new task.")
+            page = reverse("admin:predictions_task_change", args=[task.pk])
+        return HttpResponse(headers={"HX-Redirect": page})
+
+    @action(description="Try it", permissions=["run"], url_path="try-it", icon="science")
+    def try_it(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The page to ask with other inputs, filled in with these."""
+        return HttpResponseRedirect(f"{reverse('agent-try')}?{urlencode({'task': object_id})}")
+
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """The Cancel button is there while there is something to cancel."""
-        unfinished = Task.objects.unfinished().filter(pk=object_id, agent=settings.TASK_TYPE_NAME)
-        return list(super().get_actions_detail(request, object_id)) if unfinished.exists() else []
+        """Cancel is there while there is something to cancel, Run again where the inputs are known."""
+        task = Task.objects.filter(pk=object_id, agent=settings.TASK_TYPE_NAME).values("status").first()
+        offered = ("run_again", "try_it") if task else ()
+        if task and task["status"] in UNFINISHED:
+            offered = ("cancel_task", *offered)
+        return [one for one in super().get_actions_detail(request, object_id) if one.action_name.endswith(offered)]
+
+    def _submit(self, request: HttpRequest, asked: Task) -> Task | None:
+        again = submission.PredictionRequest(
+            model_name=asked.model_name,
+            inputs=asked.inputs or {},
+            model_version=asked.model_version,
+            user_id=asked.user_id,
+        )
+        try:
+            return submission.submit(again)
+        except submission.QueueFull:
+            messages.error(request, "The queue is full: try again later.")
+        except (submission.QueueUnavailable, RecordError):
+            messages.error(request, "It could not be queued: Redis or the database does not answer.")
+        return None
 
     def _cancel(self, request: HttpRequest, task: Task) -> bool:
         try:

@@ -91,7 +91,7 @@ class Task(models.Model):
     class Meta:
         ordering = ["-created_at"]
         default_permissions = ["view"]
-        permissions = [("cancel_task", "Can cancel tasks")]
+        permissions = [("cancel_task", "Can cancel tasks"), ("run_task", "Can run predictions from the admin")]
         indexes = [
             models.Index(fields=["-created_at"], name="task_newest"),
             models.Index(fields=["status", "-created_at"], name="task_status_newest"),
