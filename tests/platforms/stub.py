@@ -116,6 +116,16 @@ class Stub:
     def count(self, route: str) -> int:
         return len(self.calls(route))
 
+    def when_asked(self, route: str, act: Callable[[], Any]) -> None:
+        """Does it, in a thread of its own, once somebody has asked for the route."""
+
+        def wait() -> None:
+            while not self.stopped.is_set() and not self.count(route):
+                self.stopped.wait(0.005)
+            act()
+
+        threading.Thread(target=wait, daemon=True).start()
+
     def close(self) -> None:
         self.stopped.set()
         self.gate.set()
