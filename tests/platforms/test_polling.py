@@ -350,7 +350,7 @@ def test_a_platform_that_only_fails_ends_at_the_deadline(cloud: Cloud, stub: Stu
 def test_a_canceled_call_cancels_the_job(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
     cloud.script(stub, cloud.job("running"))
-    later(0.1, lambda: told.call.stop(StopReason.CANCELED))
+    stub.when_asked(cloud.status, lambda: told.call.stop(StopReason.CANCELED))
     with pytest.raises(CallStopped) as stopped:
         cloud.make(stub.address, timeout=60).predict(FLOWER, told.call)
     assert stopped.value.reason is StopReason.CANCELED
@@ -360,7 +360,7 @@ def test_a_canceled_call_cancels_the_job(cloud: Cloud, stub: Stub) -> None:
 def test_a_canceled_call_does_not_wait_for_the_poll_it_is_in(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
     cloud.script(stub, hangs)
-    later(0.1, lambda: told.call.stop(StopReason.CANCELED))
+    stub.when_asked(cloud.status, lambda: told.call.stop(StopReason.CANCELED))
     with pytest.raises(CallStopped):
         cloud.make(stub.address, timeout=60).predict(FLOWER, told.call)
     assert (stub.count(cloud.status), told.notes) == (1, ["canceled"])
@@ -378,7 +378,7 @@ def test_a_task_canceled_before_its_second_attempt_cancels_the_job(cloud: Cloud,
 def test_a_shutdown_leaves_the_job_running_for_the_next_attempt(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
     cloud.script(stub, cloud.job("running"))
-    later(0.15, lambda: told.call.stop(StopReason.SHUTDOWN))
+    stub.when_asked(cloud.status, lambda: told.call.stop(StopReason.SHUTDOWN))
     platform = cloud.make(stub.address)
     with pytest.raises(CallStopped) as stopped:
         platform.predict(FLOWER, told.call)
@@ -403,7 +403,7 @@ def test_a_stop_during_the_submission_waits_for_the_id(cloud: Cloud, stub: Stub,
         stub.gate.set()
 
     stub.script(cloud.submit, slowly)
-    later(0.1, stop_and_let_go)
+    stub.when_asked(cloud.submit, stop_and_let_go)
     with pytest.raises(CallStopped):
         cloud.make(stub.address, timeout=60).predict(FLOWER, told.call)
     assert (told.ids, stub.count(cloud.status)) == ([JOB], 0)
@@ -413,7 +413,7 @@ def test_a_stop_during_the_submission_waits_for_the_id(cloud: Cloud, stub: Stub,
 def test_a_stop_during_the_submission_does_not_wait_for_ever(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
     stub.script(cloud.submit, hangs)
-    later(0.1, lambda: told.call.stop(StopReason.CANCELED))
+    stub.when_asked(cloud.submit, lambda: told.call.stop(StopReason.CANCELED))
     with pytest.raises(CallStopped) as stopped:
         cloud.make(stub.address, timeout=60).predict(FLOWER, told.call)
     assert stopped.value.reason is StopReason.CANCELED
@@ -424,7 +424,7 @@ def test_a_stop_during_the_submission_does_not_wait_for_ever(cloud: Cloud, stub:
 def test_a_stop_between_tries_of_a_submission_ends_them(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
     stub.script(cloud.submit, answers({}, status=429, retry_after="1"), cloud.job("waiting"))
-    later(0.1, lambda: told.call.stop(StopReason.CANCELED))
+    stub.when_asked(cloud.submit, lambda: told.call.stop(StopReason.CANCELED))
     platform = cloud.make(stub.address, timeout=60)
     platform.submit_grace_seconds = 60
     with pytest.raises(CallStopped):
@@ -455,7 +455,8 @@ def test_what_came_of_canceling_is_told(cloud: Cloud, stub: Stub, steps: list[St
     with pytest.raises(PlatformTimeout):
         cloud.make(stub.address, timeout=0.05).predict(FLOWER, told.call)
     assert told.notes == [note]
-    assert 1 <= stub.count(cloud.cancel) <= tries if hangs in steps else stub.count(cloud.cancel) == tries
+    tried = stub.count(cloud.cancel)
+    assert 1 <= tried <= tries if note == "no answer" else tried == tries  # as often as its seconds allow
 
 
 def test_calls_on_one_platform_do_not_disturb_each_other(cloud: Cloud, stub: Stub) -> None:

@@ -259,7 +259,7 @@ def test_connections_are_kept_for_the_next_prediction(direct: Direct, stub: Stub
 def test_a_stopped_call_closes_its_connection_at_once(direct: Direct, stub: Stub) -> None:
     stub.script(direct.route, hangs)
     canceled = call(60)
-    later(0.1, lambda: canceled.stop(StopReason.CANCELED))
+    stub.when_asked(direct.route, lambda: canceled.stop(StopReason.CANCELED))
     with pytest.raises(CallStopped) as stopped:
         direct.make(stub.address, timeout=60).predict(FLOWER, canceled)
     assert stopped.value.reason is StopReason.CANCELED
