@@ -8,19 +8,23 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import get_content_type_for_model
+from django.core.cache import cache
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import path, reverse
 from django.views.decorators.http import require_GET, require_POST
 
-from predictions import figures, submission
+from predictions import diagnosis, figures, submission
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.overview import overview
 from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordUnavailable
 
+HEALTH = "health"
+HEALTH_SECONDS = 20
+HEALTH_DEADLINE_SECONDS = 5.0
 MAY_OPERATE = "predictions.cancel_task"
 COLOURS = {
     Task.Status.SUCCEEDED: "var(--color-green-600)",
@@ -55,6 +59,16 @@ def numbers(request: HttpRequest) -> HttpResponse:
 def charts(request: HttpRequest) -> JsonResponse:
     """The charts' data, by the id of their part of the page."""
     return JsonResponse(_charts(), json_dumps_params={"separators": (",", ":")})
+
+
+@require_GET
+def health(request: HttpRequest) -> HttpResponse:
+    """What `manage.py doctor` says; looked at once for all who ask within HEALTH_SECONDS, and not on the page's way."""
+    findings = cache.get(HEALTH)
+    if findings is None:
+        findings = list(diagnosis.diagnose(diagnosis.checks(), deadline_seconds=HEALTH_DEADLINE_SECONDS))
+        cache.set(HEALTH, findings, HEALTH_SECONDS)
+    return render(request, "admin/agent/health.html", {"findings": findings})
 
 
 @require_POST
@@ -154,5 +168,6 @@ def _bars(ended: figures.Ended, label: str) -> dict[str, Any]:
 urlpatterns = [
     path("agent/numbers", admin.site.admin_view(numbers), name="agent-numbers"),
     path("agent/charts", admin.site.admin_view(charts), name="agent-charts"),
+    path("agent/health", admin.site.admin_view(health), name="agent-health"),
     path("agent/queue/<str:act>", admin.site.admin_view(operate), name="agent-operate"),
 ]

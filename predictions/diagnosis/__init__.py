@@ -25,7 +25,7 @@ from predictions.diagnosis.services import (
 )
 from predictions.diagnosis.words import first_line
 
-__all__ = ["DEADLINE_SECONDS", "Finding", "diagnose", "worst"]
+__all__ = ["DEADLINE_SECONDS", "Finding", "checks", "diagnose", "worst"]
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,8 @@ from django import template
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
+from platforms import Level
+from predictions.diagnosis import Finding
 from predictions.figures import ModelFigures, Percentiles
 from predictions.queue.overview import Worker
 
@@ -62,6 +64,17 @@ def workers_table(workers: tuple[Worker, ...] | None) -> dict[str, Any]:
             for one in workers or ()
         ],
     }
+
+
+@register.filter
+def findings_table(findings: list[Finding]) -> dict[str, Any]:
+    rows = [[one.part.capitalize(), _level(one.level), f"{one.says} {one.mend}".strip()] for one in findings]
+    return {"headers": ["Part", "State", "What was found"], "rows": rows}
+
+
+def _level(level: Level) -> SafeString:
+    badge = {Level.OK: "success", Level.WARNING: "warning", Level.PROBLEM: "danger"}[level]
+    return render_to_string("unfold/helpers/label.html", {"type": badge, "text": level.value})
 
 
 def _three(times: Percentiles) -> str:

@@ -168,3 +168,16 @@ def test_the_page_says_that_redis_does_not_answer(
 )
 def test_durations_are_worded_for_people(value: float | str | None, text: str) -> None:
     assert seconds(value) == text
+
+
+def test_the_health_card_says_what_doctor_says_and_looks_once_for_many(staff: Client, redis_proxy: Proxy) -> None:
+    assert "agent-health" in staff.get("/admin/").content.decode()
+    page = staff.get("/admin/agent/health").content.decode()
+    for part in ("Database", "Redis", "Workers", "Platform", "Storage"):
+        assert part in page
+    before = redis_proxy.requests
+    assert staff.get("/admin/agent/health").content.decode() == page
+    assert redis_proxy.requests == before
+    cache.clear()
+    redis_proxy.cut()
+    assert "problem" in staff.get("/admin/agent/health").content.decode()
