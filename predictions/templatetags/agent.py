@@ -68,7 +68,10 @@ def workers_table(workers: tuple[Worker, ...] | None) -> dict[str, Any]:
 
 @register.filter
 def findings_table(findings: list[Finding]) -> dict[str, Any]:
-    rows = [[one.part.capitalize(), _level(one.level), f"{one.says} {one.mend}".strip()] for one in findings]
+    rows = [
+        [one.part.capitalize(), _level(one.level), f"{one.says}. {one.mend}" if one.mend else one.says]
+        for one in findings
+    ]
     return {"headers": ["Part", "State", "What was found"], "rows": rows}
 
 
