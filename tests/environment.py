@@ -6,6 +6,7 @@ Every pytest process has one Redis to itself, so tests may empty it and run side
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,9 @@ PREFIXES = ("PYTEST", "PYTHON", "PIP_", "COVERAGE", "PLAYWRIGHT", "DJANGO_")
 for name in list(os.environ):
     if name not in KEPT and not name.startswith(PREFIXES):
         del os.environ[name]
+
+# A shell starts what runs in the background deaf to SIGINT, and tests send it, to this process and to its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _directory = Path(tempfile.mkdtemp(prefix="agent-tests-"))
 _redis = EmbeddedRedis(_directory)
