@@ -13,7 +13,6 @@ import gevent.monkey
 
 from platforms.base import (
     Call,
-    CallStopped,
     InvalidInputs,
     Platform,
     PlatformError,
@@ -65,26 +64,32 @@ class Local(Platform):
                 outputs = self._predict_aside(prediction, call)
             else:
                 with call.closing(interruption.interrupt), interruption:
-                    outputs = self._predict(prediction.model_name, prediction.inputs_alone())
-        except (PlatformError, CallStopped):
-            raise
+                    outputs = self._ask_model(prediction)
         except _Interrupted:
             call.check()
             raise PlatformError("the predictor was interrupted") from None
+        return lift_running_time(_as_json(outputs))
+
+    def _ask_model(self, prediction: Prediction) -> Any:
+        try:
+            return self._predict(prediction.model_name, prediction.inputs_alone())
+        except (PlatformError, _Interrupted):
+            raise
         except (ValueError, TypeError) as error:
             logger.info("the local predictor refused its inputs", exc_info=True)
             raise InvalidInputs(presentable(str(error), fallback="the model refused the inputs")) from error
-        except Exception as error:  # whatever the model's own code raises
+        except BaseException as error:  # whatever the model's own code raises: sys.exit() ends its task, not us
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # a person's Ctrl-C
             logger.exception("the local predictor failed")
             raise PlatformError(f"the model raised {type(error).__name__}") from error
-        return lift_running_time(_as_json(outputs))
 
     def _predict_aside(self, prediction: Prediction, call: Call) -> Any:
         """In a thread of the hub's pool: a predictor that computes must not hold up the other greenlets.
 
         A stopped call is left at once; its predictor ends by itself.
         """
-        result = gevent.get_hub().threadpool.spawn(self._predict, prediction.model_name, prediction.inputs_alone())
+        result = gevent.get_hub().threadpool.spawn(self._ask_model, prediction)
         while not result.ready():
             result.wait(min(LOOK_EVERY_SECONDS, call.remaining() + 0.001))
             if not result.ready():
@@ -95,7 +100,10 @@ class Local(Platform):
         describe = getattr(self._module, "docs", None)
         if describe is None:
             raise Unsupported(f"{self.predictor} has no docs() beside it")
-        return describe(model_name)
+        try:
+            return describe(model_name)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise PlatformError(f"the model raised {type(error).__name__}") from error
 
     def check(self, model_name: str, call: Call) -> Health:
         """Whoever gets here has imported the predictor."""

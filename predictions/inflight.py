@@ -1,13 +1,14 @@
 """Which predictions run in this process, and the watch that ends those whose time is up or that were canceled.
 
 A cancellation is written to Redis, where every process with predictions in flight looks twice a second: it reaches
-web and worker processes on any host, and a failover loses none.
+web and worker processes on any host, and a failover loses none. With each look the process says which tasks it holds,
+so that a cancel that came before its call is found as well, and the init check leaves them alone whatever clocks say.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from platforms import Call, StopReason
@@ -16,6 +17,8 @@ from predictions.queue import queue
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_SECONDS = 0.5
+SAY_EVERY_SECONDS = 5.0
+"""How often all tasks held are said again; Redis keeps them for queue.HOLD_SECONDS."""
 
 _lock = threading.Lock()
 _calls: dict[str, Call] = {}
@@ -59,7 +62,7 @@ def stop(task_id: str, reason: StopReason) -> bool:
 def _keep_watch() -> None:
     """Runs while anything is in flight, and a moment longer, so that a busy process keeps one watch."""
     global _watch
-    seen = 0.0
+    looks = _Looks()
     idle_looks = 0
     while True:
         with _lock:
@@ -67,25 +70,50 @@ def _keep_watch() -> None:
             if idle_looks > 10:
                 _watch = None
                 return
-            calls = list(_calls.values())
-            wanted = list(_wanted.items())
-        if calls:
-            seen = _stop_canceled(seen)
-            for task_id, is_wanted in wanted:
-                if not is_wanted():
-                    stop(task_id, StopReason.CANCELED)
-            for call in calls:
-                if call.reason is None and time.monotonic() >= call.deadline:
-                    call.stop(StopReason.TIMEOUT)
+            calls, wanted = dict(_calls), dict(_wanted)
+        try:
+            _end_what_is_over(calls, wanted)
+            _stop_canceled(looks, calls)
+        except Exception:  # whatever one call's closing raised: the others must still end in time
+            logger.exception("the watch over predictions in flight failed, and goes on")
         time.sleep(LOOK_EVERY_SECONDS)
 
 
-def _stop_canceled(seen: float) -> float:
+def _end_what_is_over(calls: dict[str, Call], wanted: dict[str, Callable[[], bool]]) -> None:
+    for call in calls.values():
+        if call.reason is None and time.monotonic() >= call.deadline:
+            call.stop(StopReason.TIMEOUT)
+    for task_id, is_wanted in wanted.items():
+        if not is_wanted():
+            stop(task_id, StopReason.CANCELED)
+
+
+def _stop_canceled(looks: "_Looks", calls: dict[str, Call]) -> None:
+    if not calls:
+        return
     try:
-        task_ids, seen = queue.stops_since(seen)
+        for task_id in looks.asked_to_end(calls.keys()):
+            stop(task_id, StopReason.CANCELED)
     except queue.QueueUnavailable:
         logger.warning("cannot look for cancellations: Redis does not answer")
-        return seen
-    for task_id in task_ids:
-        stop(task_id, StopReason.CANCELED)
-    return seen
+
+
+class _Looks:
+    """What this process has said to Redis, and when it last asked."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+        self._seen = 0.0
+        self._said_all_at = float("-inf")
+
+    def asked_to_end(self, held: Iterable[str]) -> list[str]:
+        """The tasks to end, of any process. Raises QueueUnavailable."""
+        holds, moment = set(held), time.monotonic()
+        again = moment - self._said_all_at >= SAY_EVERY_SECONDS
+        asked, self._seen = queue.look(
+            self._seen, holds=holds if again else holds - self.said, released=self.said - holds
+        )
+        self.said = holds
+        if again:
+            self._said_all_at = moment
+        return asked

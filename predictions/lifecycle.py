@@ -11,13 +11,14 @@ of its own, and only the latest may write what came of it.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, InternalError, OperationalError, connection
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, When
+from django.db.models.functions import Greatest
 from django.utils.timezone import now
 
 from predictions.counters import task_finished
@@ -42,6 +43,10 @@ class InvalidTransition(Exception):
         super().__init__(f"task {task_id} cannot become {status}")
         self.task_id = task_id
         self.status = status
+
+
+class AttemptsExhausted(InvalidTransition):
+    """The task has had all its attempts, and the worker of the last one was lost."""
 
 
 @contextmanager
@@ -79,19 +84,31 @@ def create(task: Task) -> Task:
     return task
 
 
-def start(task_id: str, *, run_id: str, attempt: int) -> Task:
-    """`pending` → `running`, or `running` again for a later run, which shuts out the earlier one.
+def start(
+    task_id: str, *, run_id: str, lost: Sequence[str] = (), handed_back: Sequence[str] = (), attempts: int = 2
+) -> Task:
+    """`pending` → `running`; or `running` again after an earlier run, which is shut out.
 
-    Raises InvalidTransition (ended or unknown), RecordUnavailable and RecordRefused.
+    Only a run known to be over is followed: one that was `handed_back` (the same attempt goes on), or `lost` with its
+    worker (the next attempt). So a job that exists twice, because Redis forgot something, does not run twice. Raises
+    InvalidTransition (ended, unknown, or another run has it), AttemptsExhausted, RecordUnavailable and RecordRefused.
     """
     moment = now()
+    follows_lost = Q(status=Status.RUNNING, run_id__in=lost)
+    startable = (
+        Q(status=Status.PENDING)
+        | Q(status=Status.RUNNING, run_id__in=handed_back)
+        | follows_lost & Q(attempt__lt=attempts)
+    )
+    number = Task._meta.get_field("attempt")
+    attempt = Case(When(follows_lost, then=F("attempt") + 1), default=Greatest(F("attempt"), 1), output_field=number)
+    fields = {"status": Status.RUNNING, "run_id": run_id, "attempt": attempt, "queue_id": task_id}
     with database_errors():
-        startable = Task.objects.filter(pk=task_id, status__in=COMES_FROM[Status.RUNNING], attempt__lte=attempt)
-        fields = {"status": Status.RUNNING, "run_id": run_id, "attempt": attempt, "queue_id": task_id}
-        if not startable.update(started_at=moment, updated_at=moment, **fields):
-            raise InvalidTransition(task_id, Status.RUNNING)
-        task = Task.objects.get(pk=task_id)
-    if task.run_id != run_id or task.status != Status.RUNNING:  # canceled, or another run's, since the UPDATE
+        started = Task.objects.filter(startable, pk=task_id).update(started_at=moment, updated_at=moment, **fields)
+        task = Task.objects.filter(pk=task_id).first()
+    if not started and task is not None and task.status == Status.RUNNING and task.run_id in lost:
+        raise AttemptsExhausted(task_id, Status.RUNNING)
+    if not started or task is None or task.run_id != run_id or task.status != Status.RUNNING:
         raise InvalidTransition(task_id, Status.RUNNING)
     if _is_ours(task.agent):
         _recorder_to_tell().changed(Change(task_id, Status.RUNNING, queue_id=task_id))

@@ -49,28 +49,26 @@ class Summary:
 
 
 def init_check(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> Summary:
-    """Looks for unfinished tasks of this agent on which nothing works.
+    """Looks for unfinished tasks of this agent on which nothing works: no job, and no process that holds them.
 
     Older than TASK_TIMEOUT: `failed`. A younger `pending` one is queued again; a younger `running` one is left until
-    it is older (a sync prediction has no job). Reports what the record service has not heard.
+    it is older (who runs it may have no Redis to say so). Reports what the record service has not heard.
     `dry_run` counts what would be done. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
     """
     summary = Summary(reported=_count_unreported() if dry_run else report_unreported())
     too_old = now() - timedelta(seconds=settings.TASK_TIMEOUT)
     unfinished = _ours().unfinished()
     with database_errors():
-        tasks = list(unfinished.defer("inputs", "outputs"))
+        tasks = list(unfinished.defer("inputs", "outputs").order_by("created_at"))
     known = queue.unfinished_ids()
     for number, task in enumerate(tasks):
         on_progress(number, len(tasks))
         if task.pk in known:
             continue
         if (task.started_at or task.created_at) < too_old:
-            summary.failed += dry_run or _fail(task, "the task was lost: nothing worked on it any more")
+            summary.failed += dry_run or _fail(task, "the task was lost: nothing worked on it any more", as_seen=True)
         elif task.status == Task.Status.PENDING:
-            if not dry_run:
-                queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
-            summary.enqueued_again += 1
+            summary.enqueued_again += dry_run or queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
         else:
             summary.left += 1
     logger.info("init check: %s", summary)
@@ -165,10 +163,10 @@ def _ours() -> TaskQuerySet:
     return Task.objects.filter(ours)
 
 
-def _fail(task: Task, why: str) -> int:
-    """1 if the task was failed, 0 if it had ended by itself. Raises RecordUnavailable."""
+def _fail(task: Task, why: str, *, as_seen: bool = False) -> int:
+    """1 if the task was failed, 0 if it had ended by itself, or `as_seen` begun a new run. Raises RecordUnavailable."""
     try:
-        lifecycle.fail(task, why)
+        lifecycle.fail(task, why, by_run=as_seen)
     except InvalidTransition:
         return 0
     except RecordUnavailable:

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from platforms import Chunk
 from predictions import execution, jobs, lifecycle, tracing
+from predictions.calls import cancel_upstream
 from predictions.context import request_id
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
 from predictions.models import Task, new_task_id
@@ -161,7 +162,7 @@ def cancel(task_id: str) -> bool:
     release_connection()  # Redis may take a while to answer
     try:
         if queue.remove([task.pk]):
-            execution.cancel_upstream(task)  # of an earlier attempt, which no worker waits for now
+            cancel_upstream(task)  # of an earlier attempt, which no worker waits for now
         elif was_running:
             queue.request_stop(task.pk)
     except QueueUnavailable:

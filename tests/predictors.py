@@ -1,5 +1,6 @@
 """Local models for the tests: what they do is said in their inputs; what they did is in `calls`."""
 
+import builtins
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ def predict(model_name: str, inputs: Mapping[str, Any]) -> Any:
     if seconds := inputs.get("sleep"):
         time.sleep(seconds)
     if error := inputs.get("raise"):
-        raise {"ValueError": ValueError, "KeyError": KeyError}[error](inputs.get("message", "no"))
+        raise getattr(builtins, error)(inputs.get("message", "no"))
     if "answer" in inputs:
         return inputs["answer"]
     return {"echo": dict(inputs)}

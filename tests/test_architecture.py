@@ -14,7 +14,8 @@ LAYERS = [
     {"api", "admin", "dashboard", "playground", "templatetags", "management", "checks", "apps"},
     {"submission", "maintenance", "metrics", "figures", "diagnosis"},
     {"jobs"},
-    {"execution", "inflight"},
+    {"execution"},
+    {"calls", "inflight"},
     {"lifecycle", "queue", "uploads"},
     {"recorder", "models", "context", "counters", "tracing"},
 ]

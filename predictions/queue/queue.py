@@ -5,7 +5,7 @@ Every function raises QueueUnavailable when Redis does not answer.
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,12 +18,13 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from predictions.queue import scripts
+from predictions.queue import scripts, worker_scripts
 from predictions.queue.connections import get_redis, run_script
 
 PLACE_LAPSES_SECONDS = 60
 KEEP_FINISHED_SECONDS = 300
 KEEP_FAILED_SECONDS = 12 * 3600
+HOLD_SECONDS = 15
 MAX_ATTEMPTS = 2
 """A task whose worker was lost is run once more; one that loses two is not tried a third time."""
 
@@ -57,7 +58,7 @@ def redis_errors() -> Iterator[None]:
 
 
 def run_on_queue(script: str, *args: Any) -> Any:
-    """Runs one of scripts.py on this agent's queue."""
+    """Runs one of scripts.py, or of worker_scripts.py, on this agent's queue."""
     name = settings.TASK_TYPE_NAME
     with redis_errors():
         return run_script(script, keys=[scripts.queue_key(name)], args=scripts.arguments(name, *args))
@@ -78,15 +79,17 @@ def reserve(task_id: str) -> int:
     return int(size)
 
 
-def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = True) -> None:
-    """Queues `function(task_id)` in the place that was reserved. Repeating it queues nothing twice.
+def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = True) -> bool:
+    """Queues `function(task_id)` in the place that was reserved; False where the queue has, or had, the job already.
 
     Without a place it takes one, and raises QueueFull where there is none; `bounded=False` is for tasks that were
     accepted before.
     """
     bound = settings.MAX_QUEUE_SIZE if bounded else -1
-    if not run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, function)):
+    answer = run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, function))
+    if not answer:
         raise QueueFull(settings.MAX_QUEUE_SIZE)
+    return bool(answer == 1)
 
 
 def _job_fields(task_id: str, function: Callable[[str], None]) -> list[Any]:
@@ -103,9 +106,6 @@ def _job_fields(task_id: str, function: Callable[[str], None]) -> list[Any]:
         "result_ttl": KEEP_FINISHED_SECONDS,
         "failure_ttl": KEEP_FAILED_SECONDS,
         "status": JobStatus.QUEUED.value,
-        "attempt": 1,
-        # RQ's own clean-up, should a tool run it, then queues an abandoned job again instead of failing it.
-        "retries_left": 1,
     }
     return [part for pair in fields.items() for part in pair]
 
@@ -130,7 +130,7 @@ def waiting_ids() -> list[str]:
 
 
 def unfinished_ids() -> set[str]:
-    """Every task with a job that waits, is about to be queued, or runs."""
+    """Every task that waits, is about to be queued, or runs: in a worker, or while its caller waits."""
     waiting, running = run_on_queue(scripts.UNFINISHED)
     return {_text(task_id) for task_id in (*waiting, *running)}
 
@@ -148,10 +148,12 @@ def remove_archived(task_id: str) -> None:
         pipe.execute()
 
 
-def keep_outcome(task_id: str, outcome: str) -> None:
-    """Stores with the job what its prediction gave, for the run that will write it down."""
-    with redis_errors():
-        get_redis().hset(Job.key_for(task_id), "outcome", outcome)
+def keep_outcome(task_id: str, run_id: str, outcome: str) -> bool:
+    """Stores with the job what its prediction gave, for the run that will write it down.
+
+    False where the run does not hold the job, as far as Redis knows.
+    """
+    return bool(run_on_queue(worker_scripts.KEEP, task_id, run_id, outcome))
 
 
 def pause(who: str) -> None:
@@ -175,9 +177,14 @@ def request_stop(task_id: str) -> None:
     run_on_queue(scripts.STOP, task_id)
 
 
-def stops_since(moment: float) -> tuple[list[str], float]:
-    """The tasks asked to end since `moment` (Redis time, 0 for the last hour), and the time of this look."""
-    seen, task_ids = run_on_queue(scripts.STOPS, moment)
+def look(moment: float, *, holds: Collection[str], released: Collection[str]) -> tuple[list[str], float]:
+    """Says which tasks' predictions this process waits for, and asks which tasks shall end.
+
+    `holds` is to be said again within HOLD_SECONDS, `released` unsays it. `moment` is that of the last look (Redis
+    time, 0 for none). Answers the tasks asked to end since then, those of `holds` asked to end at any time, and the
+    time of this look.
+    """
+    seen, task_ids = run_on_queue(scripts.LOOK, moment, HOLD_SECONDS, len(released), *released, *holds)
     return [_text(task_id) for task_id in task_ids], float(seen)
 
 

@@ -18,6 +18,8 @@ MODULES = ("predictions.jobs.", "predictions.maintenance.")
 """Where a job's function may live: what stands in Redis cannot name any other code."""
 GIVE_UP = "predictions.jobs.give_up"
 """Called with (task id, why) for a job that cannot be run or did not end."""
+INIT_CHECK = "predictions.maintenance.init_check_job"
+"""Queued where Redis turns out to know nothing of a queue."""
 
 
 class RetryLater(Exception):
@@ -35,35 +37,41 @@ class BrokenPayload(Exception):
 class Run:
     """One job in one slot. Exactly one thread may end it: whoever wins `claim_end`."""
 
-    def __init__(
-        self,
-        job_id: str,
-        execution_id: str,
-        queue_name: str,
-        data: bytes | None,
-        *,
-        timeout: float,
-        attempt: int,
-        outcome: str | None,
-    ) -> None:
+    def __init__(self, job_id: str, execution_id: str, queue_name: str, fields: dict[bytes, bytes]) -> None:
+        """`fields` are the job's hash as it was before it was handed out."""
         self.job_id = job_id
         self.execution_id = execution_id
         self.queue_name = queue_name
-        self.data = data
-        self.attempt = attempt
-        self.outcome = outcome
+        self.fields = fields
         self.started = time.monotonic()
-        self.deadline = self.started + timeout
-        self._on_stop: Callable[[str], None] | None = None
+        self.deadline = self.started + _seconds(fields.get(b"timeout"))
         self.stop_reason: str | None = None
         self.stopped_at = 0.0
-        self.abandoned = False
+        self.is_settling = False
+        """Whether its prediction has ended, and only the record of it is still to be made: no limit holds for that."""
+        self._on_stop: Callable[[str], None] | None = None
         self._end_lock = threading.Lock()
         self._end_claimed = False
 
     @property
     def member(self) -> str:
         return f"{self.job_id}:{self.execution_id}"
+
+    @property
+    def outcome(self) -> str | None:
+        """What an earlier run's prediction gave, where that is still to be written down."""
+        outcome = self.fields.get(b"outcome")
+        return outcome.decode() if outcome else None
+
+    @property
+    def lost(self) -> list[str]:
+        """The earlier runs of the job whose worker was lost."""
+        return self.fields.get(b"lost", b"").decode().split()
+
+    @property
+    def handed_back(self) -> list[str]:
+        """The earlier runs of the job that gave it back."""
+        return self.fields.get(b"handed_back", b"").decode().split()
 
     def remaining(self) -> float:
         """Seconds the job may still take."""
@@ -82,12 +90,23 @@ class Run:
             if self._on_stop is not None:
                 self._on_stop(reason)
 
+    def settle(self) -> None:
+        self.is_settling = True
+
     def claim_end(self) -> bool:
         with self._end_lock:
             if self._end_claimed:
                 return False
             self._end_claimed = True
             return True
+
+
+def _seconds(timeout: bytes | None) -> float:
+    """A job's time limit; TASK_TIMEOUT where it has none that can be read."""
+    try:
+        return float(timeout or settings.TASK_TIMEOUT)
+    except ValueError:
+        return float(settings.TASK_TIMEOUT)
 
 
 running: ContextVar[Run | None] = ContextVar("run", default=None)
@@ -102,22 +121,14 @@ def current_run() -> Run:
 
 
 def run_of(job: list[Any], queue_name: str) -> Run:
-    job_id, execution_id, data, timeout, attempt, outcome = job
-    return Run(
-        job_id.decode(),
-        execution_id.decode(),
-        queue_name,
-        data,
-        timeout=float(timeout or settings.TASK_TIMEOUT),
-        attempt=int(attempt or 1),
-        outcome=outcome.decode() if outcome else None,
-    )
+    job_id, execution_id, fields = job
+    return Run(job_id.decode(), execution_id.decode(), queue_name, dict(zip(fields[::2], fields[1::2], strict=True)))
 
 
 def call_of(run: Run) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
     """The call a job stands for; for a broken payload, the one that says so on the task."""
     try:
-        return _parse(run.data)
+        return _parse(run.fields.get(b"data"))
     except BrokenPayload as error:
         logger.error("job %s is dropped: %s", run.job_id, error, extra={"task_id": run.job_id})
         return import_attribute(GIVE_UP), [run.job_id, "the job's payload was broken"], {}

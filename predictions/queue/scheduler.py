@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,7 @@ from rq import cron_scheduler_registry
 from rq.cron import CronJob
 from rq.defaults import DEFAULT_CRON_SCHEDULER_TTL
 from rq.exceptions import DuplicateJobError, SchedulerNotFound, StopRequested
+from rq.job import Job
 from rq.queue import Queue
 
 from predictions.queue.connections import get_redis
@@ -34,20 +36,38 @@ def _name() -> str:
     return f"{settings.TASK_TYPE_NAME}-scheduler"
 
 
+def enqueue_once(function: Callable[[], Any] | str, *, turn_seconds: int, **options: Any) -> Job | None:
+    """Queues a maintenance function, or the one of that name, unless its turn has been queued already.
+
+    The job is named after its turn, so that Redis refuses a second process' copy.
+    """
+    name = function.rpartition(".")[2] if isinstance(function, str) else function.__name__
+    queue = Queue(settings.MAINTENANCE_QUEUE, connection=get_redis(), serializer="rq.serializers.JSONSerializer")
+    job_id = f"{queue.name}-{name}-{int(time.time() // turn_seconds)}".replace(".", "-")
+    try:
+        return queue.enqueue(function, job_id=job_id, unique=True, job_timeout=settings.TASK_TIMEOUT, **options)
+    except DuplicateJobError:
+        logger.info("%s has been queued already", job_id)
+        return None
+
+
 class _MaintenanceJob(CronJob):
-    """Named after its turn, so a second scheduler's copy of the same turn is refused by Redis."""
+    """Due by a clock that nobody sets: the wall's may be stepped by an hour."""
+
+    due_at = float("-inf")
 
     def enqueue(self, connection: Any) -> Any:
         assert self.func is not None
         assert self.interval is not None
-        queue = Queue(self.queue_name, connection=connection, serializer="rq.serializers.JSONSerializer")
-        turn = int(time.time() // self.interval)
-        job_id = f"{self.queue_name}-{self.func.__name__}-{turn}".replace(".", "-")
-        try:
-            return queue.enqueue(self.func, job_id=job_id, unique=True, **self.job_options)
-        except DuplicateJobError:
-            logger.info("another scheduler has queued %s already", job_id)
-            return None
+        return enqueue_once(self.func, turn_seconds=self.interval, **self.job_options)
+
+    def should_run(self) -> bool:
+        return time.monotonic() >= self.due_at
+
+    def set_enqueue_time(self, moment: datetime) -> None:
+        super().set_enqueue_time(moment)
+        assert self.interval is not None
+        self.due_at = time.monotonic() + self.interval
 
 
 class Scheduler(DjangoCronScheduler):
@@ -64,7 +84,6 @@ class Scheduler(DjangoCronScheduler):
                 settings.MAINTENANCE_QUEUE,
                 func=function,
                 interval=seconds,
-                job_timeout=settings.TASK_TIMEOUT,
                 result_ttl=max(600, seconds),
                 failure_ttl=12 * 3600,
             )
@@ -81,6 +100,11 @@ class Scheduler(DjangoCronScheduler):
                 except redis.RedisError as error:
                     logger.error("the scheduler got no answer from Redis (%s)", error)
                     time.sleep(0 if self._stopping else 2)
+
+    def calculate_sleep_interval(self) -> float:
+        """Seconds until the next function is due, at most a minute."""
+        due_at = min((job.due_at for job in self._cron_jobs), default=float("inf"))
+        return max(0.0, min(60.0, due_at - time.monotonic()))
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Once is enough: RQ signs off on its way out, and a Redis that is away must not keep it here."""

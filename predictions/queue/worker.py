@@ -8,37 +8,36 @@ true, because every step is one script on RQ's own structures (scripts.py).
 import json
 import logging
 import os
-import queue as queues
 import signal
 import threading
 import time
 import traceback
-import uuid
-import zlib
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
 import redis
 from django.conf import settings
 from django.db import close_old_connections, connection
-from rq.utils import import_attribute, utcformat
+from rq.utils import import_attribute
 from rq.worker import BaseWorker
 
-from predictions.queue import scripts
-from predictions.queue.connections import is_lost, run_script
-from predictions.queue.queue import KEEP_FAILED_SECONDS, KEEP_FINISHED_SECONDS, MAX_ATTEMPTS
-from predictions.queue.runs import GIVE_UP, HandBack, RetryLater, Run, call_of, run_of, running
+from predictions.queue.bookkeeping import Bookkeeping
+from predictions.queue.connections import is_lost
+from predictions.queue.runs import GIVE_UP, INIT_CHECK, HandBack, RetryLater, Run, call_of, running
+from predictions.queue.scheduler import enqueue_once
+from predictions.queue.slots import Slots
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 25
-"""Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
 BEAT_SECONDS = 5.0
 TICK_SECONDS = 1.0
 REACT_SECONDS = 8.0
 """How long a job may take to end once told to (its platform may have to be told too); then its slot is given on."""
 WAIT_SECONDS = 1
+HAND_BACK_SECONDS = 2.0
+"""How long jobs that are handed back may take to end by themselves."""
+SETTLE_SECONDS = 15.0
+"""How long a shutdown waits for what has a result and is writing it down: longer than for a database connection."""
 
 
 _last_turn = time.monotonic()
@@ -54,18 +53,18 @@ class ThreadWorker(BaseWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._stop_requested = False
         self.concurrency: int = settings.WORKER_CONCURRENCY
-        self.shutdown_seconds: float = settings.TASK_TIMEOUT
-        self._handed: queues.SimpleQueue[Run] = queues.SimpleQueue()
+        self.shutdown_seconds: float = settings.WORKER_SHUTDOWN_TIMEOUT
+        self._books = Bookkeeping(self.name)
         self._runs: dict[str, Run] = {}
-        self._slots = 0
+        self._stop_requested = False
         self._taking = True
         self._hurry = threading.Event()
         self._over = threading.Event()
         self._looked_at_others = 0.0
-        self._completed = 0
         self._silent_since = 0.0
+        self._beat_at = 0.0
+        self._init_check_at = float("inf")
 
     # --- what RQ's base class asks
 
@@ -78,8 +77,8 @@ class ThreadWorker(BaseWorker):
     def work(
         self, burst: bool = False, max_jobs: int | None = None, max_idle_time: int | None = None, **ignored: Any
     ) -> bool:
-        """Runs until told to stop; with `burst` until the queue is empty. Whether it ran any job."""
-        self._free = threading.Semaphore(self.concurrency)
+        """Runs until told to stop; with `burst` until the queue is empty. Whether it took any job."""
+        self._slots = Slots(self.concurrency, self._perform)
         self.register_birth()
         self.subscribe()
         if threading.current_thread() is threading.main_thread():
@@ -88,13 +87,13 @@ class ThreadWorker(BaseWorker):
         supervisor.start()
         logger.info("worker %s takes up to %d jobs at once from %s", self.name, self.concurrency, self.queue_names())
         try:
-            self._take_jobs(burst, max_jobs, max_idle_time)
+            taken = self._take_jobs(burst, max_jobs, max_idle_time)
             self._finish_runs()
         finally:
             self._over.set()
             supervisor.join(timeout=5)
             self._say_goodbye()
-        return self._completed > 0
+        return taken > 0
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)
@@ -124,19 +123,25 @@ class ThreadWorker(BaseWorker):
             if run.job_id == payload.get("job_id"):
                 run.stop("canceled")
 
+    def _pubsub_exception_handler(self, error: Exception, pubsub: Any, thread: Any) -> None:
+        """Neither a lost connection nor a garbled command is a reason not to listen any more."""
+        logger.debug("worker %s: a remote command could not be read: %s", self.name, error)
+        self._over.wait(2)
+
     # --- taking
 
-    def _take_jobs(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> None:
+    def _take_jobs(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        """Until told to stop; how many were taken."""
         taken = 0
         idle_since = time.monotonic()
         while not self._stop_requested and (max_jobs is None or taken < max_jobs):
             wanted = 1 if max_jobs is not None else self.concurrency
-            free = self._acquire_slots(wanted)
+            free = self._slots.acquire(wanted, timeout=WAIT_SECONDS)
             runs = self._claim(free) if free and self._taking and not self._stop_requested else []
-            for _ in range(free - len(runs)):
-                self._free.release()
+            self._slots.release(free - len(runs))
             for run in runs:
-                self._hand_over(run)
+                self._runs[run.execution_id] = run
+                self._slots.run(run)
             taken += len(runs)
             if runs or self._runs:
                 idle_since = time.monotonic()
@@ -147,15 +152,7 @@ class ThreadWorker(BaseWorker):
             if max_idle_time is not None and time.monotonic() - idle_since >= max_idle_time:
                 break
             self._wait(0.02 if burst else WAIT_SECONDS)
-
-    def _acquire_slots(self, wanted: int) -> int:
-        """As many free slots as there are, up to `wanted`, waiting up to a second for the first."""
-        if not self._free.acquire(timeout=WAIT_SECONDS):
-            return 0
-        free = 1
-        while free < wanted and self._free.acquire(blocking=False):
-            free += 1
-        return free
+        return taken
 
     def _claim(self, wanted: int) -> list[Run]:
         """Up to `wanted` jobs, first from the queues that are looked at once a second."""
@@ -164,22 +161,21 @@ class ThreadWorker(BaseWorker):
         if time.monotonic() - self._looked_at_others >= 1:
             self._looked_at_others = time.monotonic()
             turn = [*self.queues[1:], *turn]
-        for queue in turn:
-            if len(runs) < wanted:
-                runs += self._claim_from(queue.name, wanted - len(runs))
+        try:
+            for queue in turn:
+                if len(runs) < wanted:
+                    runs += self._claim_from(queue.name, wanted - len(runs))
+        except redis.RedisError as error:
+            self._note_silence(error)
+        else:
+            self._silent_since = 0.0
         return runs
 
     def _claim_from(self, queue_name: str, wanted: int) -> list[Run]:
-        executions = [uuid.uuid4().hex for _ in range(wanted)]
-        try:
-            paused, *jobs = self._script(scripts.CLAIM, queue_name, self.name, LEASE_SECONDS, _moment(), *executions)
-        except redis.RedisError as error:
-            self._note_silence(error)
-            return []
-        self._silent_since = 0.0
+        runs, paused = self._books.claim(queue_name, wanted)
         if paused and queue_name == self.queues[0].name:
             self._over.wait(0.2)  # the wait below would return at once while jobs are there
-        return [run_of(job, queue_name) for job in jobs]
+        return runs
 
     def _wait(self, seconds: float) -> None:
         """Until a job comes, or `seconds`. It only peeks: nothing is lost if this process dies while waiting."""
@@ -200,25 +196,11 @@ class ThreadWorker(BaseWorker):
 
     # --- running
 
-    def _hand_over(self, run: Run) -> None:
-        self._runs[run.execution_id] = run
-        if self._slots < self.concurrency and self._slots < len(self._runs):
-            self._slots += 1
-            threading.Thread(target=self._slot, name=f"slot-{self._slots}", daemon=True).start()
-        self._handed.put(run)
+    def _perform(self, run: Run) -> bool:
+        """The outermost loop of a job: whatever it raises ends here, as something RQ knows.
 
-    def _slot(self) -> None:
-        while True:
-            run = self._handed.get()
-            self._perform(run)
-            if run.abandoned:
-                return
-            self._completed += 1
-            self._runs.pop(run.execution_id, None)
-            self._free.release()
-
-    def _perform(self, run: Run) -> None:
-        """The outermost loop of a job: whatever it raises ends here, as something RQ knows."""
+        False where it was given up, or handed back, before it ended.
+        """
         token = running.set(run)
         becomes, exception = "finished", ""
         try:
@@ -229,66 +211,78 @@ class ThreadWorker(BaseWorker):
             becomes = "scheduled"
         except HandBack:
             becomes = "queued"
-        except (Exception, SystemExit):
+        except BaseException:  # SystemExit and its like too: a job ends itself alone, never a slot or the worker
             logger.exception("job %s failed", run.job_id, extra={"task_id": run.job_id})
             becomes, exception = "failed", traceback.format_exc()
         finally:
             running.reset(token)
             close_old_connections()
-        if run.claim_end():
-            self._end(run, becomes, exception)
+        if not run.claim_end():
+            return False
+        self._end(run, becomes, exception)
+        return True
 
     def _end(self, run: Run, becomes: str, exception: str = "", *, patience: float = float("inf")) -> None:
         """Tells Redis, again and again while it is away: until then the lease is kept, so nobody runs it twice."""
         deadline = time.monotonic() + patience
-        ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
         seconds = time.monotonic() - run.started
-        args = (run.job_id, run.execution_id, _moment(), becomes, ttl, seconds, zlib.compress(exception.encode()))
         pause = 0.1
         while True:
             try:
-                if not self._script(scripts.END, run.queue_name, self.name, *args):
+                if not self._books.end(run, becomes, seconds=seconds, exception=exception):
                     logger.warning("job %s had been given to another run", run.job_id, extra={"task_id": run.job_id})
-                return
+                break
             except redis.RedisError as error:
                 if not is_lost(error) or time.monotonic() > deadline or self._over.wait(pause):
                     logger.error("how job %s ended could not be stored: %s", run.job_id, error)
-                    return
+                    break
                 pause = min(3.0, pause * 2)
+        self._runs.pop(run.execution_id, None)
 
     # --- supervising
 
     def _supervise(self) -> None:
         global _last_turn
-        beat_at = 0.0
         while not self._over.wait(TICK_SECONDS):
             _last_turn = time.monotonic()
-            try:
-                for queue in self.queues:
-                    self._script(scripts.TICK, queue.name, LEASE_SECONDS, MAX_ATTEMPTS + 1)
-                if time.monotonic() >= beat_at:
-                    self._beat()
-                    beat_at = time.monotonic() + BEAT_SECONDS
-            except redis.RedisError as error:
-                logger.debug("the supervisor got no answer from Redis: %s", error)
-            except Exception:  # without its supervisor a worker would lose all its jobs
-                logger.exception("the supervisor of worker %s failed, and goes on", self.name)
-            self._enforce_limits()
+            for duty in (self._look_after_queues, self._enforce_limits):
+                try:
+                    duty()
+                except redis.RedisError as error:
+                    logger.debug("the supervisor got no answer from Redis: %s", error)
+                except Exception:  # without its supervisor a worker would lose all its jobs
+                    logger.exception("the supervisor of worker %s failed, and goes on", self.name)
+
+    def _look_after_queues(self) -> None:
+        for queue in self.queues:
+            if self._books.tick(queue.name) and queue is self.queues[0]:
+                self._redis_is_new()
+        if time.monotonic() >= self._beat_at:
+            self._beat()
+            self._beat_at = time.monotonic() + BEAT_SECONDS
+        if time.monotonic() >= self._init_check_at:
+            enqueue_once(INIT_CHECK, turn_seconds=60)
+            self._init_check_at = float("inf")
+
+    def _redis_is_new(self) -> None:
+        """It may have been emptied: what runs is put back by the workers' beats, then what waited by an init check."""
+        self._beat_at = 0.0
+        if settings.ENABLE_PERIODIC_CHECK:
+            self._init_check_at = time.monotonic() + 2 * BEAT_SECONDS
 
     def _beat(self) -> None:
         state = "busy" if self._runs else "idle"
         for queue in self.queues:
-            members = [run.member for run in list(self._runs.values()) if run.queue_name == queue.name]
-            known = self._script(
-                scripts.BEAT, queue.name, self.name, LEASE_SECONDS, self.worker_ttl + 60, _moment(), state, *members
-            )
-            if not known:
+            runs = [run for run in list(self._runs.values()) if run.queue_name == queue.name]
+            if not self._books.beat(queue.name, runs, state=state, ttl=self.worker_ttl + 60):
                 self.connection.delete(self.key)
                 self.register_birth()
 
     def _enforce_limits(self) -> None:
         moment = time.monotonic()
         for run in list(self._runs.values()):
+            if run.is_settling:
+                continue
             if run.stop_reason is None and moment >= run.deadline + 1:
                 run.stop("timeout")
             elif run.stop_reason in ("timeout", "canceled") and moment >= run.stopped_at + REACT_SECONDS:
@@ -296,12 +290,9 @@ class ThreadWorker(BaseWorker):
 
     def _abandon(self, run: Run) -> None:
         """A job that does not react keeps its thread, but no longer its slot."""
-        run.abandoned = True
-        if not run.claim_end():
-            run.abandoned = False
-            return
-        logger.error("job %s did not end when told to; its slot is given on", run.job_id)
-        threading.Thread(target=self._give_up, args=(run,), name="give-up", daemon=True).start()
+        if run.claim_end():
+            logger.error("job %s did not end when told to; its slot is given on", run.job_id)
+            threading.Thread(target=self._give_up, args=(run,), name="give-up", daemon=True).start()
 
     def _give_up(self, run: Run) -> None:
         """In a thread of its own: a database that hangs must not keep the supervisor from its beats."""
@@ -309,33 +300,38 @@ class ThreadWorker(BaseWorker):
         try:
             close_old_connections()
             import_attribute(GIVE_UP)(run.job_id, "the prediction did not end within its time limit")
+        except RetryLater:
+            becomes = "scheduled"
         except Exception:  # archived instead: the sweep says so on the task
             becomes, exception = "failed", traceback.format_exc()
         finally:
             connection.close()
         self._end(run, becomes, exception)
-        self._runs.pop(run.execution_id, None)
-        self._slots -= 1
-        self._free.release()
+        self._slots.release()
 
     # --- shutting down
 
     def _finish_runs(self) -> None:
         """Waits for the running jobs; those that take too long go back to the queue's front."""
-        deadline = time.monotonic() + self.shutdown_seconds
-        while self._runs and time.monotonic() < deadline and not self._hurry.is_set():
-            time.sleep(0.05)
+        self._wait_for_runs(self.shutdown_seconds, unless=self._hurry)
         left = list(self._runs.values())
         for run in reversed(left):
             run.stop("shutdown")
-        grace = time.monotonic() + 2
-        while self._runs and time.monotonic() < grace:
-            time.sleep(0.02)
+        self._wait_for_runs(HAND_BACK_SECONDS)
+        self._wait_for_runs(SETTLE_SECONDS, settling=True)
         for run in reversed(list(self._runs.values())):
             if run.claim_end():
                 self._end(run, "queued", patience=REACT_SECONDS)
         if left:
             logger.warning("worker %s handed back %d running jobs", self.name, len(left))
+
+    def _wait_for_runs(self, seconds: float, *, unless: threading.Event | None = None, settling: bool = False) -> None:
+        """Until none is left, or with `settling` none whose prediction has ended and is not yet on record."""
+        deadline = time.monotonic() + seconds
+        while any(run.is_settling or not settling for run in list(self._runs.values())):
+            if time.monotonic() >= deadline or (unless is not None and unless.is_set()):
+                return
+            time.sleep(0.02)
 
     def _say_goodbye(self) -> None:
         try:
@@ -343,11 +339,3 @@ class ThreadWorker(BaseWorker):
             self.unsubscribe()
         except redis.RedisError as error:
             logger.warning("worker %s could not sign off: %s", self.name, error)
-
-    def _script(self, source: str, queue_name: str, *args: Any) -> Any:
-        return run_script(source, keys=[scripts.queue_key(queue_name)], args=scripts.arguments(queue_name, *args))
-
-
-def _moment() -> str:
-    formatted: str = utcformat(datetime.now(UTC))
-    return formatted

@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
 from predictions import jobs
-from predictions.execution import run
+from predictions.execution import Turn, run
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
@@ -169,7 +169,7 @@ def test_a_submission_costs_one_insert_and_two_round_trips(client: APIClient, re
 def test_a_job_costs_three_queries(client: APIClient, work: Work) -> None:
     task_id = submit(client)
     with CaptureQueriesContext(connection) as queries:
-        run(task_id, run_id="r", attempt=1, attempts=2, timeout_seconds=9, kept=None, on_call=lambda call: None)
+        run(task_id, Turn(run_id="r", timeout_seconds=9))
     assert [query["sql"].split()[0] for query in queries] == ["UPDATE", "SELECT", "UPDATE"]
 
 

@@ -113,9 +113,7 @@ def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configu
             answers[task.pk] = error.status
 
     def start(task: Task) -> None:
-        execution.run(
-            task.pk, run_id="r", attempt=1, attempts=2, timeout_seconds=60, kept=None, on_call=lambda call: None
-        )
+        execution.run(task.pk, execution.Turn(run_id="r", timeout_seconds=60))
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(move, task) for task in tasks for move in (start, cancel)]:

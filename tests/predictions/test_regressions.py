@@ -51,8 +51,8 @@ def test_a_users_name_may_have_any_letters(client: APIClient) -> None:
 
 def test_an_older_run_does_not_cancel_the_newer_ones_task(client: APIClient) -> None:
     task_id = submit(client)
-    older = lifecycle.start(task_id, run_id="old", attempt=1)
-    lifecycle.start(task_id, run_id="new", attempt=2)
+    older = lifecycle.start(task_id, run_id="old")
+    lifecycle.start(task_id, run_id="new", lost=["old"])
     with pytest.raises(InvalidTransition):
         lifecycle.cancel(older, by_run=True)
     assert Task.objects.get().status == "running"
@@ -60,12 +60,11 @@ def test_an_older_run_does_not_cancel_the_newer_ones_task(client: APIClient) -> 
 
 def test_a_task_that_lost_two_workers_says_that_it_was_tried_twice(client: APIClient) -> None:
     task_id = submit(client)
-    lifecycle.start(task_id, run_id="second", attempt=2)
-    execution.run(
-        task_id, run_id="third", attempt=3, attempts=2, timeout_seconds=9, kept=None, on_call=lambda call: None
-    )
+    lifecycle.start(task_id, run_id="first")
+    lifecycle.start(task_id, run_id="second", lost=["first"])
+    execution.run(task_id, execution.Turn(run_id="third", timeout_seconds=9, lost=["first", "second"]))
     task = Task.objects.get()
-    assert (task.status, task.attempt) == ("failed", 2)
+    assert (task.status, task.attempt, task.error_info) == ("failed", 2, "its worker was lost 2 times")
 
 
 def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:

@@ -1,4 +1,4 @@
-"""The worker: leases, lost workers, time limits, hand-back, signals, Redis and the database going away."""
+"""The worker: heartbeats, time limits, hand-back, signals, slots, and Redis going away."""
 
 import threading
 import time
@@ -14,6 +14,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue import worker as worker_module
 from predictions.queue.connections import get_redis
+from predictions.queue.worker_scripts import FAR_SECONDS
 from tests import predictors
 from tests.conftest import new_worker
 from tests.predictions.test_async import submit
@@ -53,102 +54,6 @@ def status_of(task_id: str) -> str:
     return Task.objects.get(pk=task_id).status
 
 
-def die(running: Running) -> None:
-    """What kill -9 leaves behind: no beat, no end, the leases in place."""
-    running.worker._over.set()
-    running.worker._script = lambda *args: time.sleep(3600)  # type: ignore[method-assign]
-
-
-def lapse_leases() -> None:
-    for member in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1):
-        get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {member: 1})
-
-
-def test_the_jobs_of_a_lost_worker_are_run_once_more_and_then_failed(client: APIClient) -> None:
-    task_id = submit(client, {"n": 1})
-    for attempt in (1, 2):
-        lost = new_worker()
-        lost.register_birth()
-        (run,) = lost._claim_from("default", 1)
-        assert run.attempt == attempt
-        Task.objects.filter(pk=task_id).update(status="running", run_id=run.execution_id, attempt=attempt)
-        new_worker()._script(_tick(), "default", 25, 3)  # the first look after a silence only marks the time
-        lapse_leases()
-        assert new_worker()._script(_tick(), "default", 25, 3) == [0, 1]
-    assert queue.sizes() == queue.Sizes(waiting=1, running=0)
-    new_worker().work(burst=True)
-    assert predictors.calls == []
-    task = Task.objects.get()
-    assert (task.status, task.error_info) == ("failed", "its worker was lost 2 times")
-
-
-def _tick() -> str:
-    from predictions.queue import scripts
-
-    return scripts.TICK
-
-
-def test_a_lost_workers_job_goes_to_the_front(client: APIClient) -> None:
-    first, second = submit(client), submit(client)
-    lost = new_worker()
-    lost.register_birth()
-    lost._claim_from("default", 1)
-    new_worker()._script(_tick(), "default", 25, 3)
-    lapse_leases()
-    new_worker()._script(_tick(), "default", 25, 3)
-    assert queue.waiting_ids() == [first, second]
-
-
-def test_after_a_silence_leases_get_a_second_chance(client: APIClient) -> None:
-    submit(client)
-    worker = new_worker()
-    worker.register_birth()
-    worker._claim_from("default", 1)
-    worker._script(_tick(), "default", 25, 3)
-    lapse_leases()
-    get_redis().hset(f"{RQ_KEY_PREFIX}:tick:default", "at", time.time() - 60)
-    assert worker._script(_tick(), "default", 25, 3) == [0, 0]
-    assert queue.sizes() == queue.Sizes(waiting=0, running=1)
-
-
-@pytest.mark.parametrize("step", [3600, -3600])
-def test_a_step_of_the_clock_takes_no_running_job_away(client: APIClient, step: int) -> None:
-    submit(client)
-    worker = new_worker()
-    worker.register_birth()
-    worker._claim_from("default", 1)
-    get_redis().hset(f"{RQ_KEY_PREFIX}:tick:default", "at", time.time() - step)
-    lease = {member: time.time() + 25 - step for member in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1)}
-    get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", lease)
-    assert worker._script(_tick(), "default", 25, 3) == [0, 0]
-    (score,) = [score for _, score in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1, withscores=True)]
-    assert 0 < score - time.time() <= 26
-
-
-def test_a_late_write_of_an_older_run_is_refused(client: APIClient) -> None:
-    from predictions import execution
-
-    task_id = submit(client, {"wait": True})
-    older = threading.Thread(
-        target=execution.run,
-        args=(task_id,),
-        kwargs={
-            "run_id": "old",
-            "attempt": 1,
-            "attempts": 2,
-            "timeout_seconds": 60,
-            "kept": None,
-            "on_call": lambda call: None,
-        },
-    )
-    older.start()
-    until(lambda: predictors.calls)
-    Task.objects.filter(pk=task_id).update(run_id="new", attempt=2)
-    predictors.gate.set()
-    older.join(20)
-    assert (Task.objects.get().status, Task.objects.get().run_id) == ("running", "new")
-
-
 def test_the_heartbeat_keeps_every_lease_and_the_worker(client: APIClient, start: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(worker_module, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
@@ -156,10 +61,9 @@ def test_the_heartbeat_keeps_every_lease_and_the_worker(client: APIClient, start
         submit(client, {"wait": True})
     start(concurrency=4)
     until(lambda: len(predictors.calls) == 4)
-    wip = f"{RQ_KEY_PREFIX}:wip:default"
-    for run in get_redis().zrange(wip, 0, -1):
-        get_redis().zadd(wip, {run: time.time() + 5})  # not lapsed: a tick would give the jobs on
-    until(lambda: get_redis().zcount(wip, time.time() + 20, "+inf") == 4)
+    for member in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1):
+        get_redis().zincrby(f"{RQ_KEY_PREFIX}:wip:default", -15, member)
+    until(lambda: get_redis().zcount(f"{RQ_KEY_PREFIX}:wip:default", FAR_SECONDS + time.time() + 20, "+inf") == 4)
     (known,) = BaseWorker.all(connection=get_redis())
     assert known.get_state() == "busy"
     assert known.current_execution_count == 4
@@ -230,6 +134,61 @@ def test_a_job_that_does_not_end_gives_its_slot_on(
     next_one = submit(client, {"answer": 1})
     until(lambda: status_of(next_one) == "succeeded")
     assert "time limit" in Task.objects.get(pk=stuck).error_info
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+def test_a_model_that_wants_to_end_the_process_ends_its_task_alone(client: APIClient, start: Any, error: str) -> None:
+    ending = submit(client, {"raise": error})
+    start(concurrency=1)
+    until(lambda: status_of(ending) == "failed")
+    assert Task.objects.get().error_info == f"the model raised {error}"
+    next_one = submit(client)
+    until(lambda: status_of(next_one) == "succeeded")
+    answer = client.post("/v1/predict", {"model_name": "m", "inputs": {"raise": "SystemExit"}}, format="json")
+    assert (answer.status_code, answer.json()["code"]) == (502, "platform_error")
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker does every second or five it does all the time."""
+    monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "BEAT_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_redis_that_was_emptied_is_told_again_what_runs(client: APIClient, start: Any) -> None:
+    running = start(concurrency=2, shutdown_seconds=0.1)
+    ids = {submit(client, {"wait": True}) for _ in range(2)}
+    until(lambda: len(predictors.calls) == 2)
+    get_redis().flushall()
+    until(lambda: queue.sizes() == queue.Sizes(waiting=0, running=2))
+    (known,) = BaseWorker.all(connection=get_redis())
+    assert known.current_execution_count == 2
+    running.stop()
+    assert set(queue.waiting_ids()) == ids
+
+
+@pytest.mark.usefixtures("often")
+def test_a_redis_that_was_emptied_gets_back_what_waited(client: APIClient, start: Any) -> None:
+    start(concurrency=2)
+    for wait in (True, True, False, False, False):
+        submit(client, {"wait": wait})
+    until(lambda: len(predictors.calls) == 2)
+    get_redis().flushall()
+    until(lambda: queue.sizes().running == 2)
+    predictors.gate.set()
+    until(lambda: not Task.objects.unfinished().exists())
+    assert {(task.status, task.attempt) for task in Task.objects.all()} == {("succeeded", 1)}
+    assert len(predictors.calls) == 5
+
+
+def test_a_job_that_is_handed_back_to_a_redis_just_emptied_is_not_lost(client: APIClient) -> None:
+    task_id = submit(client, {"wait": True})
+    running = Running(concurrency=1, shutdown_seconds=0)
+    until(lambda: predictors.calls)
+    get_redis().flushall()
+    running.stop()
+    assert queue.waiting_ids() == [task_id]
 
 
 def test_rqs_stop_command_cancels_the_task(client: APIClient, start: Any) -> None:

@@ -1,0 +1,142 @@
+"""One call of a task's platform: what it is told, what it gave, and how it is counted and traced."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+
+from platforms import Call, CallStopped, Platform, PlatformError, Prediction, StopReason, get_platform
+from predictions import counters, lifecycle, tracing
+from predictions.inflight import in_flight
+from predictions.lifecycle import InvalidTransition, release_connection
+from predictions.models import Task
+from predictions.recorder import RecordUnavailable
+from predictions.uploads import upload_address
+
+logger = logging.getLogger(__name__)
+
+NOTE_PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a prediction gave: outputs, or why there are none. `running_time` in seconds."""
+
+    run_id: str
+    running_time: float
+    outputs: Any = None
+    error_info: str | None = None
+
+
+def platform_of(task: Task) -> Platform:
+    return get_platform(task.platform, settings.PLATFORMS)
+
+
+def new_call(task: Task, timeout_seconds: float) -> Call:
+    """The platform's call for a task; what an earlier attempt submitted is waited for, not submitted again."""
+
+    call = Call(
+        timeout_seconds=timeout_seconds,
+        request_id=task.request_id,
+        traceparent=task.traceparent,
+        upstream_id=task.upstream_id,
+        on_submitted=lambda upstream_id: _note_upstream(task, upstream_id, call),
+        on_upstream_cancel=partial(lifecycle.note_upstream_cancel, task),
+    )
+    return call
+
+
+def _note_upstream(task: Task, upstream_id: str, call: Call) -> None:
+    """Notes the platform's job on the row, patiently: the same note twice does no harm, a second job would.
+
+    Where the database stays away the job is waited for without the note; only a lost worker would have needed it.
+    Raises CallStopped.
+    """
+    for pause in NOTE_PAUSES_SECONDS:
+        try:
+            lifecycle.note_upstream(task, upstream_id)
+        except InvalidTransition as ended:
+            raise CallStopped(StopReason.CANCELED) from ended
+        except RecordUnavailable:
+            release_connection()
+            call.wait(pause)
+            continue
+        release_connection()
+        return
+    logger.error("the platform's job %s could not be noted with its task", upstream_id, extra={"task_id": task.pk})
+
+
+def ask(
+    task: Task, call: Call, caller_is_gone: Callable[[], bool] | None = None
+) -> tuple[Outcome, PlatformError | None]:
+    """Calls the platform, without a database connection in hand. Raises CallStopped."""
+    release_connection()
+    started = time.monotonic()
+    try:
+        is_wanted = None if caller_is_gone is None else lambda: not caller_is_gone()
+        with in_flight(task.pk, call, is_wanted=is_wanted), counted(task, call):
+            result = platform_of(task).predict(prediction_of(task), call)
+    except PlatformError as error:
+        logger.info("the prediction failed: %s", error)
+        return Outcome(task.run_id, time.monotonic() - started, error_info=str(error)), error
+    seconds = result.running_time if result.running_time is not None else time.monotonic() - started
+    return Outcome(task.run_id, seconds, outputs=result.outputs), None
+
+
+@contextmanager
+def traced_run(task: Task, call: Call) -> Iterator[None]:
+    """The worker's part of the trace; the wait in the queue is a part of it too, told afterwards."""
+    about: dict[str, str | int] = {"task.id": task.pk, "task.attempt": task.attempt}
+    with tracing.part("queue", tracing.SpanKind.INTERNAL, task.traceparent, began_at=task.created_at, attributes=about):
+        pass
+    with tracing.part("run task", tracing.SpanKind.CONSUMER, task.traceparent, attributes=about) as run:
+        call.traceparent = run.traceparent
+        yield
+
+
+@contextmanager
+def counted(task: Task, call: Call) -> Iterator[None]:
+    """Counts and traces the platform's part of a prediction, however it ends."""
+    started = time.monotonic()
+    outcome = "error"
+    try:
+        about = {"platform": task.platform, "model": task.model_name, "task.id": task.pk}
+        name = f"{task.platform} prediction"
+        with tracing.part(name, tracing.SpanKind.CLIENT, call.traceparent, attributes=about) as client:
+            call.traceparent = client.traceparent
+            yield
+        outcome = "succeeded"
+    except PlatformError as error:
+        outcome = error.outcome
+        raise
+    except (CallStopped, GeneratorExit):
+        outcome = "stopped"
+        raise
+    finally:
+        counters.platform_answered(task.platform, outcome, time.monotonic() - started)
+
+
+def prediction_of(task: Task) -> Prediction:
+    return Prediction(
+        task.model_name,
+        task.inputs or {},
+        model_version=task.model_version,
+        upload_webhook=upload_address(task.pk),
+    )
+
+
+def cancel_upstream(task: Task) -> None:
+    """Cancels the platform's job of a task that ended while nobody waited for that job; notes what came of it.
+
+    A call that is stopped before it begins does just that: it finds the job, and gives it up.
+    """
+    if task.upstream_id and not task.upstream_cancel:
+        call = new_call(task, platform_of(task).timeout_seconds)
+        call.stop(StopReason.CANCELED)
+        with suppress(CallStopped, PlatformError):
+            platform_of(task).predict(prediction_of(task), call)

@@ -1,0 +1,88 @@
+"""What a worker tells Redis of its runs, and Redis it: each step is one script of worker_scripts.py.
+
+Every method raises redis.RedisError; is_lost (connections.py) says whether that means "not now".
+"""
+
+import uuid
+import zlib
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from rq.utils import utcformat
+
+from predictions.queue import scripts, worker_scripts
+from predictions.queue.connections import run_script
+from predictions.queue.queue import KEEP_FAILED_SECONDS, KEEP_FINISHED_SECONDS
+from predictions.queue.runs import Run, run_of
+
+LEASE_SECONDS = 25
+"""Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
+MOST_LOSSES = 6
+"""So many leases of one job may lapse; more than attempts, for a claim whose answer was lost was not one."""
+
+
+class Bookkeeping:
+    """A worker's leases."""
+
+    def __init__(self, worker_name: str) -> None:
+        self._worker_name = worker_name
+        self._unanswered: tuple[str, list[str]] | None = None
+
+    def claim(self, queue_name: str, wanted: int) -> tuple[list[Run], bool]:
+        """Up to `wanted` jobs of the queue, and whether it is paused.
+
+        After a claim that was not answered the next asks for the same again, whatever queue it names: Redis may have
+        handed those jobs out.
+        """
+        if self._unanswered is None:
+            self._unanswered = queue_name, [uuid.uuid4().hex for _ in range(wanted)]
+        queue_name, executions = self._unanswered
+        paused, *jobs = self._script(
+            worker_scripts.CLAIM, queue_name, self._worker_name, LEASE_SECONDS, _moment(), *executions
+        )
+        self._unanswered = None
+        return [run_of(job, queue_name) for job in jobs], bool(paused)
+
+    def end(self, run: Run, becomes: str, *, seconds: float, exception: str = "") -> bool:
+        """Ends a run that took `seconds`; False where another run has the job. `becomes`: see worker_scripts.END."""
+        ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
+        text = zlib.compress(exception.encode())
+        args = (self._worker_name, run.job_id, run.execution_id, _moment(), becomes, ttl, seconds, text)
+        if self._script(worker_scripts.END, run.queue_name, *args):
+            return True
+        return self.restore(run) and bool(self._script(worker_scripts.END, run.queue_name, *args))
+
+    def beat(self, queue_name: str, runs: Collection[Run], *, state: str, ttl: int) -> bool:
+        """Extends the leases of these runs, and puts back those that Redis knows nothing of.
+
+        Whether Redis still knows the worker, which it forgets after `ttl` seconds without a beat.
+        """
+        members = [run.member for run in runs]
+        known, forgotten = self._script(
+            worker_scripts.BEAT, queue_name, self._worker_name, LEASE_SECONDS, ttl, _moment(), state, *members
+        )
+        for run in runs:
+            if run.member.encode() in forgotten:
+                self.restore(run)
+        return bool(known)
+
+    def restore(self, run: Run) -> bool:
+        """Puts back a run whose job Redis knows nothing of, because it was emptied; False where it does."""
+        fields = [part for pair in run.fields.items() for part in pair]
+        args = (self._worker_name, LEASE_SECONDS, _moment(), run.job_id, run.execution_id, *fields)
+        return bool(self._script(worker_scripts.RESTORE, run.queue_name, *args))
+
+    def tick(self, queue_name: str) -> bool:
+        """Queues due jobs and those of lost workers; whether Redis knew nothing of the queue: it is new, or emptied."""
+        *_, is_new = self._script(worker_scripts.TICK, queue_name, LEASE_SECONDS, MOST_LOSSES)
+        return bool(is_new)
+
+    def _script(self, source: str, queue_name: str, *args: Any) -> Any:
+        return run_script(source, keys=[scripts.queue_key(queue_name)], args=scripts.arguments(queue_name, *args))
+
+
+def _moment() -> str:
+    """Now, as RQ writes it."""
+    formatted: str = utcformat(datetime.now(UTC))
+    return formatted

@@ -1,0 +1,222 @@
+"""A worker's atomic steps: claim, end, beat, restore, keep and tick, as Lua on RQ's own data structures.
+
+A run's lease is its score in `wip`. The scores are FAR in the future, out of reach of RQ's own clean-up of that
+registry: it is not atomic, goes by the clock of whoever reads (the admin's pages, `rq info`), and would give the jobs
+of well workers away. Fields of ours in a job's hash:
+
+    lost           the runs whose worker was lost, each followed by a blank
+    handed_back    the runs that gave the job back, likewise
+    losses         how many leases of the job have lapsed
+    outcome        what its prediction gave, until that is in the record
+"""
+
+from predictions.queue.scripts import PRELUDE
+
+FAR_SECONDS = 10_000_000_000
+
+_PRELUDE = (
+    PRELUDE
+    + f"local far = {FAR_SECONDS}\n"
+    + """
+local function worker_key(worker) return p .. ':worker:' .. worker end
+local function set_state(worker, state)
+  if redis.call('EXISTS', worker_key(worker)) == 1 then redis.call('HSET', worker_key(worker), 'state', state) end
+end
+local function begin_run(worker, id, execution, lease, moment)
+  local key, run = job_key(id), p .. ':execution:' .. id .. ':' .. execution
+  redis.call('HSET', key, 'status', 'started', 'worker_name', worker, 'started_at', moment, 'last_heartbeat', moment)
+  redis.call('PERSIST', key)
+  redis.call('HSET', run, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', worker)
+  redis.call('EXPIRE', run, 86400)
+  redis.call('ZADD', p .. ':executions:' .. id, now + 86400, execution)
+  redis.call('EXPIRE', p .. ':executions:' .. id, 86400)
+  redis.call('ZADD', wip, far + now + lease, id .. ':' .. execution)
+  redis.call('SADD', worker_key(worker) .. ':executions', id .. ':' .. execution)
+end
+local function forget_run(worker, id, execution)
+  redis.call('DEL', p .. ':execution:' .. id .. ':' .. execution)
+  redis.call('ZREM', p .. ':executions:' .. id, execution)
+  redis.call('SREM', worker_key(worker) .. ':executions', id .. ':' .. execution)
+  if redis.call('SCARD', worker_key(worker) .. ':executions') == 0 then set_state(worker, 'idle') end
+end
+local function append(id, field, execution)
+  redis.call('HSET', job_key(id), field, (redis.call('HGET', job_key(id), field) or '') .. execution .. ' ')
+end
+"""
+)
+
+# Hands jobs to a worker: from the queue to `wip` with a lease, in one step, so that no job is ever nowhere.
+# Arguments: worker name, lease seconds, the time as RQ writes it, then one new execution id for each job wanted.
+# Answers {paused?, {id, execution id, {field, value, …}}…}; no fields where the job's hash is gone.
+# Asked again with the same execution ids, because the answer was lost, it hands out the same jobs.
+CLAIM = (
+    _PRELUDE
+    + """
+local worker, lease, moment = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local last_claim = p .. ':claimed:' .. q .. ':' .. worker
+local answer = {0}
+if redis.call('GET', last_claim) == ARGV[6] then
+  local asked = {}
+  for i = 6, #ARGV do asked[ARGV[i]] = true end
+  for _, run in ipairs(redis.call('SMEMBERS', worker_key(worker) .. ':executions')) do
+    local id, execution = string.match(run, '^(.*):([^:]*)$')
+    if asked[execution] then table.insert(answer, {id, execution, redis.call('HGETALL', job_key(id))}) end
+  end
+  return answer
+end
+if redis.call('EXISTS', paused, p .. ':suspended') > 0 then return {1} end
+local next_execution = 6
+while next_execution <= #ARGV do
+  local id = redis.call('LPOP', queued)
+  if not id then break end
+  local status = redis.call('HGET', job_key(id), 'status')
+  if status == 'queued' or not status then
+    local execution = ARGV[next_execution]
+    next_execution = next_execution + 1
+    local fields = redis.call('HGETALL', job_key(id))
+    begin_run(worker, id, execution, lease, moment)
+    table.insert(answer, {id, execution, fields})
+  end
+end
+if #answer > 1 then
+  redis.call('SET', last_claim, ARGV[6], 'EX', 3600)
+  set_state(worker, 'busy')
+end
+return answer
+"""
+)
+
+# Ends a run. Only the holder of the lease may; answers 0 to anyone else. Arguments: worker name, job id, execution id,
+# the time as RQ writes it, what becomes of the job, seconds that is kept for, seconds the run took, exception text.
+#   finished | failed   into that registry            queued   back to the queue's front
+#   scheduled           again after a wait that grows with each time, `failed` when it has gone on for half a day
+END = (
+    _PRELUDE
+    + """
+local worker, id, execution, moment = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local becomes, ttl, seconds, exception = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
+if redis.call('ZREM', wip, id .. ':' .. execution) == 0 then return 0 end
+forget_run(worker, id, execution)
+local key = job_key(id)
+if becomes == 'scheduled' then
+  local times = redis.call('HINCRBY', key, 'record_retries', 1)
+  if times > 1440 then becomes = 'failed'
+  else redis.call('ZADD', scheduled, now + math.min(30, 2 ^ (times - 1)), id) end
+elseif becomes == 'queued' then
+  redis.call('LPUSH', queued, id)
+end
+redis.call('HSET', key, 'status', becomes, 'ended_at', moment)
+if becomes == 'finished' or becomes == 'failed' then
+  if becomes == 'failed' then redis.call('HSET', key, 'exc_info', exception) end
+  redis.call('EXPIRE', key, ttl)
+  redis.call('ZADD', becomes == 'failed' and failed or finished, now + ttl, id)
+  if redis.call('EXISTS', worker_key(worker)) == 1 then
+    redis.call('HINCRBY', worker_key(worker), becomes == 'failed' and 'failed_job_count' or 'successful_job_count', 1)
+    redis.call('HINCRBYFLOAT', worker_key(worker), 'total_working_time', seconds)
+  end
+else
+  append(id, 'handed_back', execution)
+end
+return 1
+"""
+)
+
+# Extends the leases of a worker's runs. Arguments: worker name, lease seconds, the worker's time to live in seconds,
+# the time as RQ writes it, the worker's state, then `job:execution` of each run. Answers {0 where Redis no longer knows
+# the worker, the runs whose job it knows nothing of}: they can be restored.
+BEAT = (
+    _PRELUDE
+    + """
+local worker, lease, ttl, moment = worker_key(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local forgotten = {}
+for i = 8, #ARGV do
+  if redis.call('ZSCORE', wip, ARGV[i]) then
+    redis.call('ZADD', wip, 'XX', far + now + lease, ARGV[i])
+  elseif redis.call('EXISTS', job_key(string.match(ARGV[i], '^(.*):[^:]*$'))) == 0 then
+    table.insert(forgotten, ARGV[i])
+  end
+end
+if redis.call('EXISTS', worker) == 0 then return {0, forgotten} end
+redis.call('HSET', worker, 'last_heartbeat', moment, 'state', ARGV[7], 'beat_at', now)
+redis.call('EXPIRE', worker, ttl)
+redis.call('EXPIRE', worker .. ':executions', ttl)
+return {1, forgotten}
+"""
+)
+
+# Puts a run back that Redis knows nothing of, because it was emptied. Arguments: worker name, lease seconds, the time
+# as RQ writes it, job id, execution id, then the job's fields and values. Answers 0 where there is such a job again.
+RESTORE = (
+    _PRELUDE
+    + """
+local id, execution = ARGV[6], ARGV[7]
+if redis.call('EXISTS', job_key(id)) == 1 then return 0 end
+redis.call('HSET', job_key(id), 'origin', q, unpack(ARGV, 8))
+redis.call('SADD', p .. ':queues', queued)
+begin_run(ARGV[3], id, execution, tonumber(ARGV[4]), ARGV[5])
+return 1
+"""
+)
+
+# Stores what a prediction gave with its job. Only the holder of the lease may. Arguments: job id, execution id, text.
+KEEP = (
+    _PRELUDE
+    + """
+if not redis.call('ZSCORE', wip, ARGV[3] .. ':' .. ARGV[4]) then return 0 end
+redis.call('HSET', job_key(ARGV[3]), 'outcome', ARGV[5])
+return 1
+"""
+)
+
+# What any worker does once a second for all: due jobs go to the queue, and so do the jobs of workers that are gone, to
+# its front. Arguments: lease seconds, how many lapsed leases a job may have. That only bounds runs which never begin:
+# the task's row counts those that did.
+# After a silence (nobody ticked: Redis or all workers were away) and after a step of the clock, leases get a second
+# chance first, because their holders may be alive and well; what waits for a time is moved with a clock set back.
+# Answers {due, found again, 1 where Redis knew nothing of the queue}.
+TICK = (
+    _PRELUDE
+    + """
+local lease, most_losses = tonumber(ARGV[3]), tonumber(ARGV[4])
+local tick = p .. ':tick:' .. q
+local last = tonumber(redis.call('HGET', tick, 'at') or 0)
+redis.call('HSET', tick, 'at', now)
+local is_new = last == 0 and 1 or 0
+if now < last then
+  for _, key in ipairs({scheduled, reserved}) do
+    for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, now - last, id) end
+  end
+end
+local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, 1000)
+for i = #due, 1, -1 do
+  redis.call('ZREM', scheduled, due[i])
+  redis.call('HSET', job_key(due[i]), 'status', 'queued')
+  redis.call('LPUSH', queued, due[i])
+end
+if now - last > lease / 2 or now < last then
+  for _, run in ipairs(redis.call('ZRANGE', wip, 0, -1)) do redis.call('ZADD', wip, far + now + lease, run) end
+  for _, id in ipairs(redis.call('ZRANGE', held, 0, -1)) do redis.call('ZADD', held, now + lease, id) end
+  return {#due, 0, is_new}
+end
+local found = redis.call('ZRANGEBYSCORE', wip, '-inf', far + now, 'LIMIT', 0, 1000)
+for _, run in ipairs(found) do
+  local id, execution = string.match(run, '^(.*):([^:]*)$')
+  redis.call('ZREM', wip, run)
+  local key = job_key(id)
+  forget_run(redis.call('HGET', key, 'worker_name') or '', id, execution)
+  if redis.call('HGET', key, 'status') == 'started' then
+    append(id, 'lost', execution)
+    if redis.call('HINCRBY', key, 'losses', 1) > most_losses then
+      redis.call('HSET', key, 'status', 'failed')
+      redis.call('EXPIRE', key, 43200)
+      redis.call('ZADD', failed, now + 43200, id)
+    else
+      redis.call('HSET', key, 'status', 'queued')
+      redis.call('LPUSH', queued, id)
+    end
+  end
+end
+return {#due, #found, is_new}
+"""
+)

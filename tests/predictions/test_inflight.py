@@ -1,0 +1,105 @@
+"""Predictions in flight: cancels that came before the call, and what the init check leaves alone."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections
+from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
+
+from platforms import Call, StopReason
+from predictions import inflight, maintenance
+from predictions.inflight import in_flight
+from predictions.models import Task
+from predictions.queue import queue
+from predictions.queue.connections import get_redis
+from tests import predictors
+from tests.predictions.test_async import submit
+from tests.predictions.test_cancel import until
+from tests.proxy import Proxy
+
+
+def new_call(timeout_seconds: float = 60) -> Call:
+    return Call(timeout_seconds=timeout_seconds)
+
+
+def ends(call: Call) -> StopReason:
+    until(lambda: call.reason)
+    assert call.reason is not None
+    return call.reason
+
+
+def test_a_cancel_that_came_long_before_the_call_ends_it() -> None:
+    queue.request_stop("task")
+    get_redis().zincrby(f"{RQ_KEY_PREFIX}:stops:default", -600, "task")
+    other, call = new_call(), new_call()
+    with in_flight("other", other):
+        until(lambda: queue.unfinished_ids() == {"other"})  # the watch has looked, and found nothing for it
+        with in_flight("task", call):
+            assert ends(call) is StopReason.CANCELED
+    assert other.reason is None
+
+
+def test_a_call_ends_at_its_deadline_while_redis_is_away(redis_proxy: Proxy) -> None:
+    redis_proxy.cut()
+    call = new_call(0.5)
+    with in_flight("task", call):
+        assert ends(call) is StopReason.TIMEOUT
+
+
+def test_a_call_whose_closing_fails_does_not_keep_the_others_from_ending() -> None:
+    def fails() -> None:
+        raise OSError("no such socket")
+
+    broken, fine = new_call(0.3), new_call(0.6)
+    with in_flight("broken", broken), broken.closing(fails), in_flight("fine", fine):
+        assert ends(fine) is StopReason.TIMEOUT
+
+
+def test_what_a_process_holds_is_known_as_long_as_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflight, "SAY_EVERY_SECONDS", 0.1)
+    with in_flight("one", new_call()), in_flight("two", new_call()):
+        until(lambda: queue.unfinished_ids() == {"one", "two"})
+        get_redis().flushall()
+        until(lambda: queue.unfinished_ids() == {"one", "two"})
+    with in_flight("three", new_call()):
+        until(lambda: queue.unfinished_ids() == {"three"})
+
+
+def test_what_a_killed_process_held_is_not_known_for_long() -> None:
+    queue.look(0, holds=["orphan"], released=[])
+    assert queue.unfinished_ids() == {"orphan"}
+    get_redis().zincrby(f"{RQ_KEY_PREFIX}:held:default", -queue.HOLD_SECONDS, "orphan")
+    assert queue.unfinished_ids() == set()
+
+
+def test_init_check_leaves_a_sync_prediction_alone_however_old_it_looks(client: APIClient) -> None:
+    with ThreadPoolExecutor() as pool:
+        body = {"model_name": "iris", "inputs": {"wait": True}}
+        answer = pool.submit(client.post, "/v1/predict", body, format="json")
+        until(lambda: queue.unfinished_ids())
+        task = Task.objects.get()
+        Task.objects.update(started_at=task.started_at - timedelta(hours=1))  # as a clock stepped by an hour shows it
+        assert str(maintenance.init_check()) == "nothing to do"
+        predictors.gate.set()
+        assert answer.result(20).json()["status"] == "succeeded"
+        pool.submit(connections.close_all).result()
+
+
+def test_init_check_leaves_what_a_worker_runs_though_redis_was_emptied(
+    client: APIClient, work: Callable[..., Any]
+) -> None:
+    task_id = submit(client, {"wait": True})
+    with ThreadPoolExecutor() as pool:
+        worker = pool.submit(work)
+        until(lambda: predictors.calls)
+        get_redis().flushall()
+        until(lambda: queue.unfinished_ids() == {task_id}, seconds=30)
+        Task.objects.update(started_at=Task.objects.get().created_at - timedelta(hours=1))
+        assert str(maintenance.init_check()) == "nothing to do"
+        predictors.gate.set()
+        worker.result(20)
+    assert (Task.objects.get().status, len(predictors.calls)) == ("succeeded", 1)
