@@ -453,7 +453,7 @@ def test_what_came_of_canceling_is_told(cloud: Cloud, stub: Stub, steps: list[St
     finished = note == "already finished"
     stub.script(cloud.cancel, *([steps[0 if cloud is REPLICATE else 1]] if finished else steps))
     with pytest.raises(PlatformTimeout):
-        cloud.make(stub.address, timeout=0.05).predict(FLOWER, told.call)
+        cloud.make(stub.address, timeout=0.4).predict(FLOWER, told.call)
     assert told.notes == [note]
     tried = stub.count(cloud.cancel)
     assert 1 <= tried <= tries if note == "no answer" else tried == tries  # as often as its seconds allow

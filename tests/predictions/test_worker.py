@@ -162,8 +162,7 @@ def test_a_redis_that_was_emptied_is_told_again_what_runs(client: APIClient, sta
     until(lambda: len(predictors.calls) == 2)
     get_redis().flushall()
     until(lambda: queue.sizes() == queue.Sizes(waiting=0, running=2))
-    (known,) = BaseWorker.all(connection=get_redis())
-    assert known.current_execution_count == 2
+    until(lambda: [known.current_execution_count for known in BaseWorker.all(connection=get_redis())] == [2])
     running.stop()
     assert set(queue.waiting_ids()) == ids
 
