@@ -185,10 +185,10 @@ def test_a_check_that_fails_itself_is_a_problem_and_not_the_end() -> None:
 
 
 def test_what_the_system_checks_find_is_told_with_its_hint(configured: Callable[..., None]) -> None:
-    configured(MAX_QUEUE_SIZE=0)
+    configured(TASK_TYPE_NAME="a b")
     finding = worst_of("settings")
-    assert (finding.level, "(agent.E001)" in finding.says) == (Level.PROBLEM, True)
-    assert finding.mend == "Set how many tasks may wait, such as 30."
+    assert (finding.level, "(agent.E004)" in finding.says) == (Level.PROBLEM, True)
+    assert finding.mend == "Use letters, digits, '-', '_' and '.' only."
 
 
 def test_a_database_that_is_away(no_database: None) -> None:
