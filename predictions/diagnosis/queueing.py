@@ -52,6 +52,8 @@ def _of_its_kind(redis: Server) -> Iterator[Health]:
             f"it runs in {redis.mode} mode, and REDIS_CLUSTER_MODE says otherwise",
             f"Set REDIS_CLUSTER_MODE={str(redis.mode == 'cluster').lower()}.",
         )
+    if (settings.REDIS_SENTINELS or settings.REDIS_CLUSTER_MODE) and not redis.replicas:
+        yield warning("it has no replica: nobody takes over when it is lost", "Start one, or look at why it is gone.")
     if not redis.cluster_is_well:
         yield problem("the cluster is down: some slots have no master", "Look at `redis-cli CLUSTER NODES`.")
 

@@ -9,7 +9,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Inside the block the first Ctrl-C (SIGTERM, a closed terminal) is only noted; another one acts as ever."""
+    """Inside the block the first Ctrl-C (SIGTERM, a closed terminal) is only noted; another one acts as ever.
+
+    What the shell has this process ignore (`nohup`) stays ignored.
+    """
 
     def __init__(self) -> None:
         self._noted = threading.Event()
@@ -17,7 +20,10 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+            found = {number: signal.getsignal(number) for number in SIGNALS}
+            self._handlers = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+            for number in self._handlers:
+                signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

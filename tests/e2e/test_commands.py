@@ -16,7 +16,7 @@ import requests
 
 from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
-from tests.platforms.stub import Stub, Visit, chunked, closed_port, hangs, head, streams_until_hung_up
+from tests.platforms.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
 from tests.predictions.test_cancel import until
 from tests.predictions.test_maintenance import task
 from tests.servers import ROOT, Server, database_url
@@ -188,6 +188,23 @@ def test_an_interrupted_prediction_is_canceled_here_and_there(
     assert stub.hung_up.wait(20)
     assert "Traceback" not in err
     assert "The task was canceled." in err
+
+
+def test_a_closed_terminal_is_nothing_to_a_command_under_nohup(stub: Stub, manage: Callable[..., Manage]) -> None:
+    def goes_on(visit: Visit) -> None:
+        assert visit.stub.gate.wait(20)
+        answers({"done": True})(visit)
+
+    stub.script(GENERATE, goes_on)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a child inherits
+    command = manage("predict", "llm", "--inputs", "{}", **on_kserve(stub))
+    signal.signal(signal.SIGHUP, before)
+    until(lambda: stub.count(GENERATE))
+    command.process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    stub.gate.set()
+    code, out, _ = command.end()
+    assert (code, json.loads(out), status()) == (0, {"done": True}, "succeeded")
 
 
 def test_ctrl_c_while_a_worker_runs_it_ends_the_prediction_there(

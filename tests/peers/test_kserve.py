@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import requests
 
+from platforms import Level
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
 from tests.peers.conftest import FLOWER, Agent, NewAgent
 from tests.peers.model_server import ModelServer
+from tests.platforms import makers
 from tests.predictions.test_cancel import until
 from tests.proxy import Proxy
 
@@ -54,6 +56,15 @@ def test_an_async_flower_is_classified_by_a_worker(agent: NewAgent, kserve: Mode
     refused = here.ended(here.submit("iris", {"instances": [[1.0, 2.0]]}))
     assert (refused["status"], refused["outputs"]) == ("failed", None)
     assert refused["error_info"] == "X has 2 features, but SVC is expecting 4 features as input."
+
+
+def test_a_real_model_server_says_whether_a_model_is_ready(kserve: ModelServer) -> None:
+    platform = makers.kserve(kserve.address)
+    assert platform.check("iris", makers.call()).level is Level.OK
+    unknown = platform.check("nope", makers.call())
+    assert (unknown.level, "knows no nope" in unknown.says) == (Level.PROBLEM, True)
+    assert platform.check("", makers.call()).level is Level.OK
+    assert kserve.calls() == []
 
 
 @pytest.mark.parametrize(

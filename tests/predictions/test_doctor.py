@@ -277,6 +277,7 @@ def test_what_a_queue_makes_of_a_redis(changes: dict[str, Any], level: str, mend
 def test_a_cluster_that_is_meant_to_be_one_is_well(configured: Callable[..., None]) -> None:
     configured(REDIS_CLUSTER_MODE=True)
     assert [health.level for health in judged(well(mode="cluster"))] == ["ok"]
+    assert [health.level for health in judged(well(mode="cluster", replicas=0))] == ["ok", "warning"]
 
 
 def test_a_redis_that_dies_with_its_pod_need_write_nothing_down(configured: Callable[..., None]) -> None:
