@@ -146,7 +146,7 @@ def test_every_part_that_doctor_looks_at_is_in_the_operating_page() -> None:
 def test_every_failure_that_the_operating_page_explains_is_one_of_the_agents() -> None:
     code = "".join(path.read_text() for path in (ROOT / "predictions").rglob("*.py"))
     for row in table("`error_info`", OPERATING):
-        sentence = re.sub(r"\d", r"(\\d|\\{\\w+\\})", re.escape(word(row[0])))
+        sentence = re.sub(r"\d", r"(\\d|\\{[\\w.]+\\})", re.escape(word(row[0])))
         assert re.search(f'"{sentence}"', code), row[0]
 
 
