@@ -1,6 +1,5 @@
 """Wrong settings, refused at start with an id and a hint."""
 
-import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -9,6 +8,8 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, register
+
+from predictions.queue.checks import check_redis
 
 NEEDED = {
     "kserve": ["KSERVE_ADDRESS"],
@@ -20,7 +21,7 @@ NEEDED = {
 
 @register()
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_environment_read(), *_queue(), *_platform(), *_access(), *_production()]
+    return [*_environment_read(), *_queue(), *check_redis(), *_platform(), *_access(), *_production()]
 
 
 def _environment_read() -> list[CheckMessage]:
@@ -36,9 +37,6 @@ def _queue() -> list[CheckMessage]:
         )
     if settings.TASK_TYPE_NAME.endswith("-maintenance"):
         found.append(_error("E006", "TASK_TYPE_NAME ends in -maintenance", "Another agent's queue is called so."))
-    for address in filter(None, settings.REDIS_ADDRESS.split(",")):
-        if not re.fullmatch(r"\s*[A-Za-z0-9._-]+(:[0-9]{1,5})?\s*", address):
-            found.append(_error("E007", f"REDIS_ADDRESS={address!r} is not an address", "Write host:port."))
     if settings.SHUTDOWN_DELAY_CHOSEN and not settings.USE_LOCAL_REDIS:
         found.append(
             _error(

@@ -16,8 +16,9 @@ from platforms import forget_platforms
 from predictions.models import Task, Upload
 from predictions.queue.connections import forget_connections, get_redis
 from predictions.queue.worker import ThreadWorker
-from tests import predictors
+from tests import environment, predictors
 from tests.proxy import Proxy
+from tests.redis_topologies import Cluster
 from tests.servers import Server
 
 
@@ -31,6 +32,14 @@ def django_db_setup(
         yield
         _leave_database_alone()
         teardown_databases(databases, verbosity=0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_slot() -> Iterator[None]:
+    """On a cluster every key that any test made lies on one master."""
+    yield
+    if isinstance(environment.servers, Cluster):
+        assert environment.servers.stray_keys() == {}
 
 
 def _leave_database_alone() -> None:
@@ -129,11 +138,21 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.kill()
 
 
+def one_redis(address: str) -> dict[str, Any]:
+    """The settings for a server by itself, whatever `TEST_REDIS` says."""
+    return {
+        "REDIS_ADDRESS": address,
+        "REDIS_CLUSTER_MODE": False,
+        "REDIS_SENTINELS": [],
+        "REDIS_SENTINEL_MASTER": "",
+    }
+
+
 @pytest.fixture
 def redis_proxy(configured: Callable[..., None]) -> Iterator[Proxy]:
-    """This process reaches its real Redis through a proxy that can be cut."""
-    proxy = Proxy(django_settings.REDIS_ADDRESS)
-    configured(REDIS_ADDRESS=proxy.address)
+    """This process reaches its real Redis, of several the master, through a proxy that can be cut."""
+    proxy = Proxy(environment.servers.master().address)
+    configured(**one_redis(proxy.address))
     forget_connections()
     yield proxy
     proxy.close()

@@ -1,6 +1,7 @@
 """A pytest plugin that is loaded before the settings: the tests' own environment and their own real Redis.
 
-Every pytest process has one Redis to itself, so tests may empty it and run side by side.
+Every pytest process has a Redis to itself, so tests may empty it and run side by side: one server, or with
+`TEST_REDIS=cluster` a Redis Cluster, with `TEST_REDIS=sentinel` replicas and sentinels (tests/redis_topologies.py).
 """
 
 import atexit
@@ -10,9 +11,20 @@ import signal
 import tempfile
 from pathlib import Path
 
-from predictions.queue.embedded import EmbeddedRedis
+from tests import redis_topologies
 
-KEPT = ("DATABASE_URL", "PATH", "HOME", "LANG", "TERM", "TMPDIR", "VIRTUAL_ENV", "CI", "NODE_EXTRA_CA_CERTS")
+KEPT = (
+    "TEST_REDIS",
+    "DATABASE_URL",
+    "PATH",
+    "HOME",
+    "LANG",
+    "TERM",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "CI",
+    "NODE_EXTRA_CA_CERTS",
+)
 PREFIXES = ("PYTEST", "PYTHON", "PIP_", "COVERAGE", "PLAYWRIGHT", "DJANGO_")
 
 for name in list(os.environ):
@@ -23,10 +35,10 @@ for name in list(os.environ):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _directory = Path(tempfile.mkdtemp(prefix="agent-tests-"))
-_redis = EmbeddedRedis(_directory)
+servers = redis_topologies.start(os.environ.get("TEST_REDIS", "single"), _directory / "redis")
 os.environ.update(
+    servers.environment(),
     ENV_FILE=os.devnull,
-    REDIS_ADDRESS=_redis.start(),
     ALLOW_ANONYMOUS="true",
     SECRET_KEY="only-for-tests",
     LOCAL_PREDICTOR="tests.predictors:predict",
@@ -41,5 +53,5 @@ os.environ.update(
 
 @atexit.register
 def _end() -> None:
-    _redis.stop()
+    servers.stop()
     shutil.rmtree(_directory, ignore_errors=True)

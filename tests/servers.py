@@ -38,11 +38,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile(prefix=f"{process}-", suffix=".log", delete=False)  # noqa: SIM115
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        # The keys' prefix is what the settings of this process made of its own Redis.
+        inherited = {name: value for name, value in os.environ.items() if name != "RQ_KEY_PREFIX"}
         self.process = subprocess.Popen(
             ["sh", "-c", f"exec env {procfile()[process]}"],
             cwd=ROOT,
             env={
-                **os.environ,
+                **inherited,
                 "PATH": path,
                 "PYTHONUNBUFFERED": "1",
                 "DATABASE_URL": database_url(),

@@ -41,7 +41,7 @@ def server() -> Server:
         seconds, microseconds = client.time()
         answered_at = time.time()
         is_cluster = said.get("redis_mode") == "cluster"
-        cluster = str(client.execute_command("CLUSTER INFO")) if is_cluster else ""
+        cluster = client.cluster("info") if is_cluster else {}
         connection = client.connection_pool.get_connection()
         try:
             address = f"{connection.host}:{connection.port}"
@@ -58,7 +58,7 @@ def server() -> Server:
         memory=int(said.get("used_memory", 0)),
         memory_limit=int(said.get("maxmemory", 0)),
         eviction=str(said.get("maxmemory_policy", "")),
-        cluster_is_well="cluster_state:fail" not in cluster,
+        cluster_is_well=cluster.get("cluster_state", "ok") == "ok",
         seconds_ahead=seconds + microseconds / 1e6 - (asked_at + answered_at) / 2,
         answers_in=answered_at - asked_at,
     )

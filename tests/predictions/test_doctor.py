@@ -21,12 +21,13 @@ from predictions.diagnosis import Finding, checks, diagnose, worst
 from predictions.diagnosis.queueing import judged
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
+from predictions.queue.connections import forget_connections, get_redis
 from predictions.queue.overview import overview
 from predictions.queue.scheduler import Scheduler
 from predictions.queue.server import Server, server
 from predictions.recorder import get_recorder
-from tests import predictors
+from tests import environment, predictors
+from tests.conftest import one_redis
 from tests.platforms.stub import Stub, answers, closed_port, says
 from tests.predictions.commands import Shell
 from tests.predictions.test_async import submit
@@ -34,6 +35,7 @@ from tests.predictions.test_cancel import until
 from tests.predictions.test_maintenance import task
 from tests.predictions.test_worker import Running
 from tests.proxy import Proxy
+from tests.redis_servers import RedisServer
 
 LIVE = "GET /live"
 DOCTOR = "GET /task/doctor"
@@ -269,7 +271,10 @@ def well(**changes: Any) -> Server:
         ({"answers_in": 0.5}, "warning", "nearer"),
     ],
 )
-def test_what_a_queue_makes_of_a_redis(changes: dict[str, Any], level: str, mend: str) -> None:
+def test_what_a_queue_makes_of_a_redis(
+    configured: Callable[..., None], changes: dict[str, Any], level: str, mend: str
+) -> None:
+    configured(REDIS_CLUSTER_MODE=False)
     last = list(judged(well(**changes)))[-1]
     assert (last.level, mend in last.mend) == (level, True)
 
@@ -281,18 +286,28 @@ def test_a_cluster_that_is_meant_to_be_one_is_well(configured: Callable[..., Non
 
 
 def test_a_redis_that_dies_with_its_pod_need_write_nothing_down(configured: Callable[..., None]) -> None:
-    configured(USE_LOCAL_REDIS=True)
+    configured(USE_LOCAL_REDIS=True, REDIS_CLUSTER_MODE=False)
     assert [health.level for health in judged(well(appends=False))] == ["ok"]
 
 
 def test_a_real_redis_is_read_as_it_is(redis_config: Callable[..., None]) -> None:
     before = server()
-    assert before.address == django_settings.REDIS_ADDRESS
+    assert before.address == environment.servers.master().address
+    assert (before.mode == "cluster", before.cluster_is_well) == (django_settings.REDIS_CLUSTER_MODE, True)
     assert (before.role, before.appends, before.eviction, before.memory_limit) == ("master", True, "noeviction", 0)
     assert abs(before.seconds_ahead) < 5
     redis_config(appendonly="no", maxmemory_policy="volatile-ttl", maxmemory=str(before.memory * 100))
     after = server()
     assert (after.appends, after.eviction, after.memory_limit) == (False, "volatile-ttl", before.memory * 100)
+
+
+def test_a_cluster_with_slots_that_nobody_has_is_down(configured: Callable[..., None], tmp_path: Path) -> None:
+    node = RedisServer(tmp_path / "node", options={"cluster-enabled": "yes"})
+    configured(**one_redis(node.address))
+    forget_connections()
+    assert (server().mode, server().cluster_is_well) == ("cluster", False)
+    forget_connections()
+    node.kill()
 
 
 # --- the queue and its workers

@@ -16,6 +16,7 @@ from rq.cron_scheduler_registry import get_registry_key
 from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
+from predictions import jobs
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
@@ -66,6 +67,22 @@ def test_init_check_leaves_what_has_a_job(client: APIClient) -> None:
     Task.objects.filter(pk=waiting).update(created_at=now() - timedelta(days=1))
     assert run("init_check") == "Init check: nothing to do.\n"
     assert statuses() == {waiting: "pending", running.pk: "running"}
+
+
+def test_accepted_tasks_that_redis_lost_are_queued_again_and_run_once(
+    client: APIClient, work: Callable[..., Any]
+) -> None:
+    done = submit(client, {"n": 0})
+    work()
+    lost = [submit(client, {"n": number}) for number in (1, 2, 3)]
+    get_redis().flushall()
+    work()
+    assert [statuses()[task_id] for task_id in lost] == ["pending"] * 3
+    queue.enqueue(done, jobs.run_prediction)  # what a failover may bring back: Redis forgot that it had ended
+    assert run("init_check") == "Init check: 3 enqueued again.\n"
+    work()
+    assert statuses() == dict.fromkeys([done, *lost], "succeeded")
+    assert sorted(call["n"] for call in predictors.calls) == [0, 1, 2, 3]
 
 
 def test_a_second_init_check_changes_nothing_more(client: APIClient) -> None:

@@ -1,0 +1,93 @@
+"""The Redis master killed or frozen under load, on a Redis Cluster and with Sentinel: `TEST_REDIS=cluster pytest …`.
+
+The elections are Redis' own: a master that is silent for two seconds is replaced by a replica of its own.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import requests
+from django.core.management import call_command
+
+from predictions.models import Task
+from predictions.queue import queue
+from tests import environment
+from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import Crowd, settles
+from tests.predictions.test_cancel import until
+from tests.redis_topologies import Topology
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def servers() -> Iterator[Topology]:
+    """This process's Redis, whole again afterwards."""
+    yield environment.servers
+    environment.servers.heal()
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+def test_nothing_is_lost_or_run_twice_when_the_master_goes(
+    serve: Serve, slow_platform: SlowPlatform, servers: Topology, fault: str
+) -> None:
+    settings = {**slow_platform.environment(), "MAX_QUEUE_SIZE": "5000", "WORKER_CONCURRENCY": "32"}
+    web = serve("web", WEB_CONCURRENCY="2", **settings)
+    processes = [web, *(serve(process, **settings) for process in ("worker", "worker", "scheduler"))]
+    master = servers.master()
+    with Crowd(web.url, callers=8, sleep=1) as crowd:
+        crowd.wait_for(300)
+        getattr(master, fault)()
+        at = time.monotonic()
+        until(lambda: crowd.refused, seconds=30)
+        body = {"model_name": "m", "inputs": {"n": "sync"}}
+        assert requests.post(f"{web.url}/v1/predict", json=body, timeout=30).status_code == 200
+        before = len(crowd.accepted)
+        until(lambda: len(crowd.accepted) >= before + 8, seconds=60)
+        back = time.monotonic() - at
+        crowd.wait_for(len(crowd.accepted) + 100)
+    assert servers.master() is not master
+    assert set(crowd.refused) == {"503 unavailable"}
+    until(is_drained, seconds=180)
+    call_command("init_check")  # queues again what Redis had taken and its replica not yet
+    ended = settles(crowd, slow_platform)
+    assert all(process.process.poll() is None for process in processes)
+    assert ended["succeeded"] == len(crowd.accepted) + 1
+    print(f"\n{fault} of the master: writes accepted again after {back:.1f} s; {ended}; refused {crowd.refused}")
+
+
+def test_what_a_lagging_replica_never_got_is_queued_again_by_the_init_check(
+    serve: Serve, slow_platform: SlowPlatform, servers: Topology
+) -> None:
+    settings = {**slow_platform.environment(), "MAX_QUEUE_SIZE": "1000"}
+    web = serve("web", **settings)
+
+    def submit(number: int) -> int:
+        body = {"model_name": "m", "inputs": {"n": number}}
+        return requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).status_code
+
+    assert {submit(number) for number in range(10)} == {200}
+    master = servers.master()
+    until(lambda: master.ask("WAIT", 1, 1000))
+    master.stop_replicating()
+    assert {submit(number) for number in range(10, 60)} == {200}
+    master.kill()
+    until(lambda: submit(60) == 200, seconds=60)
+    serve("worker", **settings)
+    until(is_drained)
+    assert Task.objects.filter(status="pending").count() == 50
+    call_command("init_check")
+    until(lambda: Task.objects.filter(status="succeeded").count() == 61)
+    assert Counter(call["n"] for call in slow_platform.calls()) == dict.fromkeys(range(61), 1)
+
+
+def is_drained() -> bool:
+    with suppress(queue.QueueUnavailable):  # the first command on a connection to the frozen server
+        return queue.sizes() == queue.Sizes(0, 0)
+    return False
