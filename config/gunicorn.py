@@ -32,7 +32,10 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """Lets the application know when SIGTERM has come."""
+    """Lets the application know when SIGTERM has come, and wait for its database no longer than a caller would."""
     from predictions.api import draining
+    from predictions.database import bound_answers
+
+    bound_answers()
 
     draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

@@ -201,24 +201,35 @@ TEMPLATES = [
 if not env.has("DATABASE_URL"):
     env.make_directory(VAR_DIR, "Set DATABASE_URL, or let this user write there.")
 DATABASE_POOL_SIZE = env.whole("DATABASE_POOL_SIZE", default=20)
+DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", default="10", above=0)
 DATABASES = {"default": env.database("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'agent.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers never wait for writers (WAL), and a writer waits its turn at BEGIN instead of failing in the middle.
+    DATABASES["default"]["ENGINE"] = "predictions.database.sqlite3"
     DATABASES["default"].setdefault("OPTIONS", {}).update(
         transaction_mode="IMMEDIATE",
         timeout=30,
-        init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=30000;",
+        init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     )
     DATABASES["default"]["CONN_MAX_AGE"] = None
     DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}  # a file: memory is not shared by processes
 else:
-    # A connection is borrowed for a query, not for a prediction: twenty carry thousands that wait.
-    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
-        "min_size": 0,
-        "max_size": DATABASE_POOL_SIZE,
-        "timeout": 10,
-        "max_idle": 60,
-    }
+    DATABASES["default"].setdefault("OPTIONS", {}).update(
+        connect_timeout=5,
+        # A server whose machine is gone says nothing at all.
+        keepalives_idle=15,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=30_000,
+        # A connection is borrowed for a query, not for a prediction: twenty carry thousands that wait.
+        pool={
+            "min_size": 0,
+            "max_size": DATABASE_POOL_SIZE,
+            "timeout": DATABASE_TIMEOUT / 2,  # rides out a restart; a longer outage is told to callers
+            "max_idle": 60,
+            "reconnect_timeout": 5,  # then whoever asks next tries anew: an outage is over when it is over
+        },
+    )
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # after a restart of the server the pool holds dead ones
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

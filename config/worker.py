@@ -8,6 +8,7 @@ what the kernel had accepted until then is reset.
 import array
 import fcntl
 import json
+import os
 import select
 import socket
 import struct
@@ -62,7 +63,8 @@ class Roll:
     SERVING, LISTENING = 0, 1
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
 
     def enter(self) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_SH, 2, 0)

@@ -4,9 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from django.conf import settings
 
@@ -15,22 +13,13 @@ from predictions import counters, lifecycle, tracing
 from predictions.inflight import in_flight
 from predictions.lifecycle import InvalidTransition, release_connection
 from predictions.models import Task
+from predictions.outcomes import Outcome
 from predictions.recorder import RecordUnavailable
 from predictions.uploads import upload_address
 
 logger = logging.getLogger(__name__)
 
 NOTE_PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a prediction gave: outputs, or why there are none. `running_time` in seconds."""
-
-    run_id: str
-    running_time: float
-    outputs: Any = None
-    error_info: str | None = None
 
 
 def platform_of(task: Task) -> Platform:

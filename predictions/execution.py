@@ -1,19 +1,17 @@
 """Running a prediction and writing down what came of it, for callers who wait and for workers."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 
 from platforms import Call, CallStopped, Chunk, PlatformError, StopReason, get_platform
-from predictions import counters, lifecycle, tracing
+from predictions import counters, lifecycle, outcomes, tracing
 from predictions.calls import (
-    Outcome,
     ask,
     cancel_upstream,
     counted,
@@ -26,8 +24,7 @@ from predictions.context import request_id, working_on
 from predictions.inflight import in_flight
 from predictions.lifecycle import AttemptsExhausted, InvalidTransition, database_errors, release_connection
 from predictions.models import Task
-from predictions.queue import queue
-from predictions.queue.queue import QueueUnavailable
+from predictions.outcomes import Outcome
 from predictions.recorder import RecordRefused, RecordUnavailable
 
 logger = logging.getLogger(__name__)
@@ -79,12 +76,9 @@ def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> 
                 lifecycle.cancel(task)
             raise TaskCanceled(task.pk) from stopped
         try:
-            _write(task, outcome)
+            outcomes.write_or_leave(task, outcome)
         except InvalidTransition as ended:
             raise TaskCanceled(task.pk) from ended
-        except RecordUnavailable:
-            logger.error("the prediction %s, but its record could not be written", _word(outcome))
-            raise
     if error is not None:
         raise error
     return task
@@ -111,7 +105,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
             for chunk in platform_of(task).stream(prediction_of(task), call):
                 text.add(chunk.data)
                 yield chunk
-        lifecycle.succeed(task, text.value(), time.monotonic() - started)
+        outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text.value()))
     except (CallStopped, GeneratorExit, InvalidTransition) as stopped:
         logger.info("the stream was ended from here: the task is canceled", extra=ids)
         with suppress(InvalidTransition):
@@ -122,10 +116,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
     except PlatformError as error:
         logger.info("the stream failed: %s", error, extra=ids)
         with suppress(InvalidTransition):
-            lifecycle.fail(task, str(error), running_time=time.monotonic() - started, by_run=True)
-        raise
-    except RecordUnavailable:
-        logger.error("the stream ended, but its record could not be written", extra=ids)
+            outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, error_info=str(error)))
         raise
 
 
@@ -138,7 +129,7 @@ def _defects_on_record(task: Task) -> Iterator[None]:
         raise
     except Exception:
         with suppress(InvalidTransition, RecordUnavailable):
-            lifecycle.fail(task, "internal error")
+            outcomes.write_or_leave(task, Outcome(task.run_id, 0.0, error_info="internal error"))
         raise
 
 
@@ -174,7 +165,7 @@ def run(task_id: str, turn: Turn) -> None:
     fails. An outcome that cannot be written is kept with the job. Raises RecordUnavailable, and CallStopped when the
     worker shuts down.
     """
-    if turn.kept is not None and _write_kept(task_id, Outcome(**json.loads(turn.kept))):
+    if turn.kept is not None and outcomes.write_kept(task_id, Outcome.read(turn.kept)):
         return
     try:
         task = lifecycle.start(
@@ -205,7 +196,7 @@ def run(task_id: str, turn: Turn) -> None:
         return
     turn.on_outcome()
     counters.async_prediction(outcome.running_time, failed=outcome.error_info is not None)
-    _write_or_keep(task, outcome)
+    outcomes.write_or_keep(task, outcome)
 
 
 def give_up(task_id: str, why: str) -> None:
@@ -221,67 +212,8 @@ def give_up(task_id: str, why: str) -> None:
         cancel_upstream(task)
 
 
-def _write(task: Task, outcome: Outcome) -> None:
-    if outcome.error_info is None:
-        lifecycle.succeed(task, outcome.outputs, outcome.running_time)
-    else:
-        lifecycle.fail(task, outcome.error_info, running_time=outcome.running_time, by_run=True)
-
-
 def _cancel_upstream_of_canceled(task_id: str) -> None:
     with database_errors():
         task = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
     if task is not None:
         cancel_upstream(task)
-
-
-def _write_or_keep(task: Task, outcome: Outcome) -> None:
-    """Does not return before what the prediction gave is safe: in the database, or with the job (then it raises)."""
-    pause = 0.1
-    while True:
-        try:
-            _write(task, outcome)
-        except InvalidTransition:
-            logger.info("what the prediction gave came too late: the task has ended, or another run has it")
-        except RecordUnavailable:
-            logger.error("the prediction %s, but its record could not be written yet", _word(outcome))
-            if _keep(task, outcome):
-                raise
-            release_connection()
-            time.sleep(pause)
-            pause = min(5.0, pause * 2)
-            continue
-        return
-
-
-def _keep(task: Task, outcome: Outcome) -> bool:
-    """With the job; False where Redis does not answer, or has forgotten the run and is still to be reminded."""
-    with suppress(QueueUnavailable):
-        return queue.keep_outcome(task.pk, task.run_id, json.dumps(asdict(outcome)))
-    return False
-
-
-def _write_kept(task_id: str, outcome: Outcome) -> bool:
-    """Writes what an earlier turn kept; where the row has it and only the record service does not, tells that.
-
-    False where the outcome is not that of the run that has the task.
-    """
-    with database_errors():
-        task = Task.objects.filter(pk=task_id).first()
-    if task is None:
-        logger.error("the task is gone: what its prediction gave is dropped")
-        return True
-    if task.unreported:
-        lifecycle.report_ended(task)
-        return True
-    task.run_id = outcome.run_id
-    try:
-        _write(task, outcome)
-    except InvalidTransition:
-        logger.info("what the prediction gave came too late: the task has ended, or another run has it")
-        return False
-    return True
-
-
-def _word(outcome: Outcome) -> str:
-    return "succeeded" if outcome.error_info is None else "failed"

@@ -45,10 +45,17 @@ def start(directory: Path) -> str:
     port, data = free_port(), directory / "data"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": directory}
     subprocess.run([*prefix, binaries / "initdb", "-D", data, "-A", "trust", "-U", "agent"], check=True, **quiet)  # type: ignore[call-overload]
-    options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
-    command = [*prefix, binaries / "pg_ctl", "-D", data, "-w", "-o", options, "-l", directory / "log", "start"]
-    subprocess.run(command, check=True, **quiet)  # type: ignore[call-overload]
+    with (data / "postgresql.conf").open("a") as settings:
+        settings.write(f"port = {port}\nunix_socket_directories = '{directory}'\nlisten_addresses = '127.0.0.1'\n")
+        settings.write("fsync = off\nmax_connections = 200\n")
+    control(directory, "start")
     return f"postgres://agent:agent@127.0.0.1:{port}/agent"
+
+
+def control(directory: Path, *command: str) -> None:
+    """`pg_ctl`, which waits until it is done. Raises CalledProcessError."""
+    told = [*as_user(), programs() / "pg_ctl", "-D", directory / "data", "-w", "-l", directory / "log", *command]
+    subprocess.run(told, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=directory)
 
 
 def stop(directory: Path) -> None:

@@ -16,8 +16,9 @@ LAYERS = [
     {"jobs"},
     {"execution"},
     {"calls", "inflight"},
+    {"outcomes"},
     {"lifecycle", "queue", "uploads"},
-    {"recorder", "models", "context", "counters", "tracing"},
+    {"recorder", "models", "context", "database", "counters", "tracing"},
 ]
 """Inside predictions, from the top down."""
 ONLY_IN = {

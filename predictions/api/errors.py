@@ -1,6 +1,7 @@
 """The one table that says which answer an exception becomes."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -126,5 +127,6 @@ not_found = _page(404, "not_found", "there is no such route")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    logger.error("internal error", exc_info=True)
-    return _page(500, "internal_error", INTERNAL_ERROR)(request)
+    """For views that are not the API's: the admin while the database is away."""
+    status, body = describe(sys.exc_info()[1] or Exception("unknown"))  # type: ignore[arg-type]
+    return JsonResponse(body, status=status)

@@ -21,6 +21,7 @@ from rq.utils import utcformat
 from predictions.queue import scripts, worker_scripts
 from predictions.queue.connections import get_redis, run_script
 
+RUN_PREDICTION = "predictions.jobs.run_prediction"
 PLACE_LAPSES_SECONDS = 60
 KEEP_FINISHED_SECONDS = 300
 KEEP_FAILED_SECONDS = 12 * 3600
@@ -86,26 +87,32 @@ def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = Tr
     accepted before.
     """
     bound = settings.MAX_QUEUE_SIZE if bounded else -1
-    answer = run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, function))
+    name = f"{function.__module__}.{function.__qualname__}"
+    answer = run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, name))
     if not answer:
         raise QueueFull(settings.MAX_QUEUE_SIZE)
     return bool(answer == 1)
 
 
-def _job_fields(task_id: str, function: Callable[[str], None]) -> list[Any]:
+def leave_outcome(task_id: str, outcome: str) -> None:
+    """Queues a job that only writes down what the task's prediction gave, for a task that had no job."""
+    run_on_queue(scripts.ENQUEUE, task_id, -1, *_job_fields(task_id, RUN_PREDICTION, outcome=outcome))
+
+
+def _job_fields(task_id: str, function_name: str, **more: str) -> list[Any]:
     """The job's hash as RQ writes it (rq.job.Job.to_dict), so that RQ's own tools can read it."""
-    name = f"{function.__module__}.{function.__qualname__}"
     moment = utcformat(datetime.now(UTC))
     fields = {
-        "data": zlib.compress(JSONSerializer.dumps((name, None, [task_id], {}))),
+        "data": zlib.compress(JSONSerializer.dumps((function_name, None, [task_id], {}))),
         "created_at": moment,
         "enqueued_at": moment,
         "origin": settings.TASK_TYPE_NAME,
-        "description": f"{function.__name__}({task_id})",
+        "description": f"{function_name.rpartition('.')[2]}({task_id})",
         "timeout": settings.TASK_TIMEOUT,
         "result_ttl": KEEP_FINISHED_SECONDS,
         "failure_ttl": KEEP_FAILED_SECONDS,
         "status": JobStatus.QUEUED.value,
+        **more,
     }
     return [part for pair in fields.items() for part in pair]
 

@@ -62,14 +62,15 @@ class Crowd:
             time.sleep(self._pause_seconds)
 
 
-def settles(crowd: Crowd, platform: SlowPlatform, *, seconds: float = 180) -> Counter[str]:
+def settles(crowd: Crowd, platform: SlowPlatform, *, seconds: float = 180, using: str = "default") -> Counter[str]:
     """Waits until nothing is unfinished, then holds the record to the promise; how many tasks ended in which status.
 
     Every acknowledged task is there and has ended, a failed one with a reason; the platform saw no task twice but one
-    whose worker was lost, as its second attempt; no job is left in the queue.
+    whose worker was lost, as its second attempt; no job is left in the queue. `using` names the database.
     """
-    until(lambda: not Task.objects.unfinished().exists(), seconds=seconds)
-    tasks = {task.pk: task for task in Task.objects.all()}
+    rows = Task.objects.using(using)
+    until(lambda: not rows.unfinished().exists(), seconds=seconds)
+    tasks = {task.pk: task for task in rows.all()}
     missing = set(crowd.accepted.values()) - tasks.keys()
     assert not missing, f"{len(missing)} acknowledged tasks are gone"
     assert all(task.status in ENDED for task in tasks.values())

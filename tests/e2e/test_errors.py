@@ -112,6 +112,7 @@ def test_a_database_that_is_not_there(serve: Serve, tmp_path: object) -> None:
     assert_error(requests.post(f"{web.url}/v1/predict", json=BODY, timeout=30), 503, "unavailable")
     assert_error(requests.post(f"{web.url}/async/v1/predict", json=BODY, timeout=30), 503, "unavailable")
     assert_error(requests.get(f"{web.url}/task/x", timeout=30), 503, "unavailable")
+    assert_error(requests.get(f"{web.url}/admin/", cookies={"sessionid": "x" * 32}, timeout=30), 503, "unavailable")
     ready = requests.get(f"{web.url}/ready", timeout=30)
     assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "does not answer")
 

@@ -8,6 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands.rqworker import Command as RQWorker
 
 from predictions.api import worker_port
+from predictions.database import bound_answers
 from predictions.queue import queue
 from predictions.queue.queue import QueueUnavailable
 
@@ -29,6 +30,7 @@ class Command(RQWorker):
             except OSError as error:
                 raise CommandError(f"WORKER_METRICS_ADDRESS={address} cannot be used: {error.strerror}.") from error
         self._wait_for_redis()
+        bound_answers()
         super().handle(*(args or settings.RQ_QUEUES), **options)
 
     def _wait_for_redis(self) -> None:

@@ -1,0 +1,83 @@
+"""How statements wait for other writers of a SQLite file."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connections, transaction
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "own.sqlite3"
+
+
+@pytest.fixture
+def connection(path: Path) -> Iterator[Any]:
+    """A connection of the agent's own SQLite engine, that waits for half a second."""
+    options = {"timeout": 0.5, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL"}
+    engine = {"ENGINE": "predictions.database.sqlite3", "NAME": path, "OPTIONS": options}
+    connections.settings["own"] = {**connections.settings["default"], **engine}
+    with connections["own"].cursor() as cursor:
+        cursor.execute("CREATE TABLE numbers (n INTEGER)")
+    yield connections["own"]
+    connections["own"].close()
+    del connections["own"]
+    del connections.settings["own"]
+
+
+@pytest.fixture
+def other(connection: Any, path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process's connection, which holds the write lock."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    yield other
+    other.close()
+
+
+def numbers(connection: Any) -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT n FROM numbers ORDER BY n")
+        return [n for (n,) in cursor.fetchall()]
+
+
+def test_a_writer_waits_until_the_other_one_has_ended(connection: Any, other: sqlite3.Connection) -> None:
+    threading.Timer(0.2, other.execute, ["COMMIT"]).start()
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO numbers VALUES (%s)", [1])
+    assert numbers(connection) == [1]
+
+
+def test_many_rows_are_written_once_though_they_come_from_a_generator(
+    connection: Any, other: sqlite3.Connection
+) -> None:
+    threading.Timer(0.2, other.execute, ["COMMIT"]).start()
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO numbers VALUES (%s)", ([n] for n in range(5)))
+    assert numbers(connection) == [0, 1, 2, 3, 4]
+
+
+def test_a_transaction_waits_at_its_beginning(connection: Any, other: sqlite3.Connection) -> None:
+    threading.Timer(0.2, other.execute, ["COMMIT"]).start()
+    with transaction.atomic(using="own"), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO numbers VALUES (1)")
+        cursor.execute("INSERT INTO numbers VALUES (2)")
+    assert numbers(connection) == [1, 2]
+
+
+def test_a_writer_gives_up_after_its_time_and_readers_never_wait(connection: Any, other: sqlite3.Connection) -> None:
+    other.execute("INSERT INTO numbers VALUES (7)")
+    began_at = time.monotonic()
+    with connection.cursor() as cursor, pytest.raises(OperationalError, match="locked"):
+        cursor.execute("INSERT INTO numbers VALUES (1)")
+    assert time.monotonic() - began_at >= 0.5
+    assert numbers(connection) == []
+
+
+def test_what_waiting_cannot_help_is_said_at_once(connection: Any, other: sqlite3.Connection) -> None:
+    with connection.cursor() as cursor, pytest.raises(OperationalError, match="no such table"):
+        cursor.execute("INSERT INTO letters VALUES (1)")
