@@ -6,6 +6,7 @@ as gthread's is.
 """
 
 import os
+import resource
 from typing import Any
 
 from config import settings
@@ -29,6 +30,10 @@ errorlog = "-"
 loglevel = "warning"
 # Its default place is the home directory, which containers often mount read-only; nothing here uses it.
 control_socket_disable = True
+
+# A prediction that waits takes two or three descriptors, a batch of uploads one for each file.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, min(_hard, 65_536)), _hard))
 
 
 def post_worker_init(worker: Any) -> None:

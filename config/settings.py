@@ -32,6 +32,7 @@ METRICS_KEY = env.text("METRICS_KEY")
 ALLOW_ANONYMOUS = env.flag("ALLOW_ANONYMOUS", default=False)
 MAX_REQUEST_BODY = env.whole("MAX_REQUEST_BODY", default=20 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BODY
+DATA_UPLOAD_MAX_NUMBER_FILES = 1000
 
 # --- The queue and its workers
 REDIS_ADDRESS = env.text("REDIS_ADDRESS")
@@ -249,7 +250,7 @@ MEDIA_ROOT = env.text("MEDIA_ROOT") or str(VAR_DIR / "media")
 MEDIA_URL = "/media/"
 AWS_BUCKET = env.text("AWS_BUCKET")
 STORAGES: dict[str, dict[str, Any]] = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "default": {"BACKEND": "webhooks.disk.TidyFileStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 if AWS_BUCKET:

@@ -104,9 +104,11 @@ def purge_tasks(
 ) -> Summary:
     """Deletes tasks that ended longer than `older_than` (TASK_RETENTION) ago, a batch at a time, and their files.
 
-    `dry_run` counts what would be deleted. Raises RecordUnavailable and StorageUnavailable.
+    A task stays while a file of it cannot be deleted, and holds up no other. `dry_run` counts what would be deleted.
+    Raises RecordUnavailable and StorageUnavailable.
     """
     summary = Summary()
+    stuck: set[str] = set()
     before = now() - (settings.TASK_RETENTION if older_than is None else older_than)
     old = Task.objects.ended().filter(ended_at__lt=before, unreported=False)
     if dry_run:
@@ -114,15 +116,17 @@ def purge_tasks(
             return Summary(purged=old.count())
     while True:
         with database_errors():
-            batch = list(old.order_by("ended_at").values_list("pk", flat=True)[:PURGE_BATCH])
+            batch = set(old.exclude(pk__in=stuck).order_by("ended_at").values_list("pk", flat=True)[:PURGE_BATCH])
             if not batch:
                 break
-            uploads.delete_files_of(batch)
-            summary.purged += Task.objects.ended().filter(pk__in=batch).delete()[0]
+            stuck |= uploads.delete_files_of(batch)
+            summary.purged += Task.objects.ended().filter(pk__in=batch - stuck).delete()[0]
         on_progress(summary.purged, None)
     with database_errors():
-        uploads.delete_files_before(before)
+        summary.left = len(stuck) + uploads.delete_files_before(before)
     logger.info("purge: %s", summary)
+    if summary.left:
+        raise uploads.StorageUnavailable(f"{summary.left} files could not be deleted; all else is purged")
     return summary
 
 

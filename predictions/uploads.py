@@ -9,17 +9,22 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
-from django.core.files.base import ContentFile, File
+from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from django.core.files.uploadedfile import UploadedFile
 from django.core.signing import BadSignature, Signer
+from django.db import IntegrityError
 
 from predictions.lifecycle import database_errors, release_connection
 from predictions.models import Task, Upload
+from predictions.recorder import RecordUnavailable
 
 logger = logging.getLogger(__name__)
 
+FAILURES_IN_A_ROW = 3
 _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})$")
 
 
@@ -50,17 +55,42 @@ def task_of(token: str) -> Task:
     return task
 
 
-def keep(file: "File[bytes]", *, original_name: str, size: int, task: Task | None) -> str:
-    """Stores a file under a new name with the original's extension; answers that name. Raises StorageUnavailable."""
-    extension = _EXTENSION.search(original_name)
-    name = f"{uuid.uuid4().hex}.{extension[1].lower()}" if extension else uuid.uuid4().hex
-    with _storage_errors():
-        stored = default_storage.save(f"uploads/{name[:2]}/{name}", file)
-    with database_errors():
-        Upload.objects.create(task=task, name=stored, size=size)
-    release_connection()
-    logger.info("file of %d bytes kept", size, extra={"task_id": task.pk} if task else {})
-    return stored
+def keep(files: Iterable["UploadedFile[Any]"], *, task: Task | None) -> list[str]:
+    """Stores files under new names with the originals' extensions, all of them or none; answers those names.
+
+    Raises StorageUnavailable and RecordUnavailable.
+    """
+    kept: list[str] = []
+    try:
+        for file in files:
+            with _storage_errors():
+                kept.append(default_storage.save(_new_name(file.name or ""), file))
+            with database_errors():
+                Upload.objects.create(task=task, name=kept[-1], size=file.size or 0)
+            release_connection()
+    except (StorageUnavailable, RecordUnavailable, IntegrityError):
+        _discard(kept)
+        raise
+    logger.info("%d files kept", len(kept), extra={"task_id": task.pk} if task else {})
+    return kept
+
+
+def _new_name(original: str) -> str:
+    extension = _EXTENSION.search(original)
+    name = uuid.uuid4().hex
+    return f"uploads/{name[:2]}/{name}{f'.{extension[1].lower()}' if extension else ''}"
+
+
+def _discard(names: list[str]) -> None:
+    """Takes back what was stored of an upload that is then refused. What cannot be deleted now goes with its row."""
+    try:
+        for name in names:
+            with _storage_errors():
+                default_storage.delete(name)
+        with database_errors():
+            Upload.objects.filter(name__in=names).delete()
+    except (StorageUnavailable, RecordUnavailable):
+        logger.error("files of a refused upload are left: %s", ", ".join(names))
 
 
 def try_storage() -> None:
@@ -69,21 +99,37 @@ def try_storage() -> None:
         default_storage.delete(default_storage.save(f"uploads/check-{uuid.uuid4().hex}", ContentFile(b"check")))
 
 
-def delete_files_of(task_ids: Iterable[str]) -> None:
-    """Deletes what was uploaded for these tasks; a file that is gone already is no error. Raises StorageUnavailable."""
-    _delete(Upload.objects.filter(task__in=list(task_ids)))
+def delete_files_of(task_ids: Iterable[str]) -> set[str]:
+    """Deletes what was uploaded for these tasks; answers those of which a file could not be deleted.
+
+    A file that is gone already is no error. Raises StorageUnavailable when the storage deletes nothing at all.
+    """
+    return {upload.task_id for upload in _delete(Upload.objects.filter(task__in=list(task_ids))) if upload.task_id}
 
 
-def delete_files_before(moment: datetime) -> None:
-    """Deletes files without a task that are older. Raises StorageUnavailable."""
-    _delete(Upload.objects.filter(task=None, created_at__lt=moment))
+def delete_files_before(moment: datetime) -> int:
+    """Deletes files without a task that are older; how many could not be deleted. Raises StorageUnavailable."""
+    return len(_delete(Upload.objects.filter(task=None, created_at__lt=moment)))
 
 
-def _delete(uploads: Iterable[Upload]) -> None:
+def _delete(uploads: Iterable[Upload]) -> list[Upload]:
+    """Those that the storage would not delete. After a few of them in a row it is asked no more."""
+    left: list[Upload] = []
+    in_a_row = 0
     for upload in uploads:
-        with _storage_errors():
-            default_storage.delete(upload.name)
-        upload.delete()
+        try:
+            with _storage_errors():
+                default_storage.delete(upload.name)
+        except StorageUnavailable as error:
+            logger.error("the file %s could not be deleted: %s", upload.name, error)
+            left.append(upload)
+            in_a_row += 1
+            if in_a_row >= FAILURES_IN_A_ROW:
+                raise
+        else:
+            in_a_row = 0
+            upload.delete()
+    return left
 
 
 @contextmanager

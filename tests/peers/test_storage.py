@@ -118,6 +118,10 @@ def test_a_file_goes_to_the_bucket_and_leaves_it_with_its_task(serve: Serve, s3:
     served = requests.get(url, timeout=30)
     assert (served.status_code, served.content) == (200, content)
     assert served.headers["Content-Disposition"] == "attachment"
+    # Whoever asks the agent for it is sent there: it does not pass through the agent.
+    sent = requests.get(f"{web.url}/media/{kept.name}", allow_redirects=False, timeout=30)
+    assert sent.status_code == 302
+    assert requests.get(sent.headers["Location"], timeout=30).content == content
 
     assert manage("purge_tasks", **environment).returncode == 0
     assert s3.objects(bucket) == [kept.name]

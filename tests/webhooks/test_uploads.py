@@ -1,5 +1,6 @@
 """Uploads: who may, what is kept, how it is served, when it goes."""
 
+import errno
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,12 +10,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.core.management import call_command
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
+from predictions import uploads
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
+from webhooks.disk import TidyFileStorage
 
 
 def file(name: str = "/tmp/out/picture.PNG", content: bytes = b"png") -> BytesIO:
@@ -109,6 +114,127 @@ def test_a_file_that_is_too_large_is_refused(client: APIClient, task: Task, conf
     assert (response.status_code, response.json()["code"]) == (413, "upload_too_large")
     assert not Upload.objects.exists()
     assert client.post(address(task), {"file": file(content=b"x" * 100_000)}, format="multipart").status_code == 200
+
+
+def whole(*contents: bytes, end: bytes = b"--edge--\r\n") -> bytes:
+    """A multipart body with the parts `file_0`, `file_1` and so on."""
+    parts = (
+        b'--edge\r\nContent-Disposition: form-data; name="file_%d"; filename="a.txt"\r\n\r\n%s\r\n' % (number, content)
+        for number, content in enumerate(contents)
+    )
+    return b"".join(parts) + end
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda body: body[: len(body) // 2],
+        lambda body: body.removesuffix(b"--edge--\r\n"),
+        lambda body: body.removesuffix(b"--edge--\r\n") + b"--edge\r\n",
+        lambda body: body.removesuffix(b"--\r\n"),
+    ],
+)
+def test_a_body_without_its_end_is_refused(
+    client: APIClient, task: Task, cut: Callable[[bytes], bytes], size: int
+) -> None:
+    """In memory and on disk alike: half a file is not a file."""
+    body = cut(whole(b"x" * size, b"y" * size))
+    response = client.generic("POST", address(task) + "_batch", body, "multipart/form-data; boundary=edge")
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    assert "breaks off" in response.json()["error"]
+    assert not Upload.objects.exists()
+
+
+def test_what_stands_after_the_end_of_a_body_does_no_harm(client: APIClient, task: Task) -> None:
+    body = whole(b"x") + b"an epilogue"
+    response = client.generic("POST", address(task) + "_batch", body, "multipart/form-data; boundary=edge")
+    assert response.status_code == 200
+
+
+def test_a_thousand_files_come_in_one_batch_and_no_more(client: APIClient, task: Task) -> None:
+    batch = address(task) + "_batch"
+    many = client.generic("POST", batch, whole(*[b"3 kilobytes" * 300] * 1000), "multipart/form-data; boundary=edge")
+    assert len(set(many.json()["urls"])) == 1000
+    more = client.generic("POST", batch, whole(*[b"x"] * 1001), "multipart/form-data; boundary=edge")
+    assert (more.status_code, more.json()["error"]) == (400, "send at most 1000 files at once")
+    assert Upload.objects.count() == 1000
+
+
+class StubbornStorage(TidyFileStorage):
+    """A disk that is full after so many files, and keeps some of them for ever."""
+
+    takes = 10**9
+    keeps: set[str] = set()
+
+    def _save(self, name: str, content: Any) -> str:
+        type(self).takes -= 1
+        if self.takes < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super()._save(name, content)
+
+    def delete(self, name: str) -> None:
+        if name in self.keeps:
+            raise OSError(errno.EIO, "Input/output error")
+        super().delete(name)
+
+
+@pytest.fixture
+def storage(settings: Any) -> type[StubbornStorage]:
+    StubbornStorage.takes, StubbornStorage.keeps = 10**9, set()
+    settings.STORAGES = {**settings.STORAGES, "default": {"BACKEND": "tests.webhooks.test_uploads.StubbornStorage"}}
+    return StubbornStorage
+
+
+def stored_files() -> list[Path]:
+    return [path for path in Path(settings.MEDIA_ROOT).rglob("*") if path.is_file()]
+
+
+def test_a_batch_is_kept_whole_or_not_at_all(client: APIClient, task: Task, storage: type[StubbornStorage]) -> None:
+    before = stored_files()
+    storage.takes = 2
+    parts = {f"file_{number}": file(f"{number}.txt") for number in range(5)}
+    response = client.post(address(task) + "_batch", parts, format="multipart")
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    assert not Upload.objects.exists()
+    assert stored_files() == before
+
+
+def test_a_file_whose_row_cannot_be_written_is_not_left_behind(task: Task) -> None:
+    before = stored_files()
+    gone = Task(pk="gone", agent="default", model_name="painter")
+    with pytest.raises(IntegrityError):
+        uploads.keep([SimpleUploadedFile("a.txt", b"content")], task=gone)
+    assert stored_files() == before
+
+
+def test_one_file_that_cannot_be_deleted_holds_up_no_other(
+    client: APIClient, task: Task, storage: type[StubbornStorage]
+) -> None:
+    others = [Task.objects.create(agent="default", model_name="m", status="running") for _ in range(5)]
+    for each in [task, *others]:
+        client.post(address(each), {"file": file()}, format="multipart")
+    storage.keeps = {Upload.objects.get(task=task).name}
+    Task.objects.update(status="succeeded", ended_at=now() - timedelta(days=3))
+    with pytest.raises(CommandError, match="1 files could not be deleted"):
+        call_command("purge_tasks")
+    assert Task.objects.get() == task
+    assert Upload.objects.get().task == task
+    storage.keeps = set()
+    call_command("purge_tasks")
+    assert not Task.objects.exists()
+
+
+def test_a_storage_that_deletes_nothing_ends_the_purge(
+    client: APIClient, task: Task, storage: type[StubbornStorage]
+) -> None:
+    for _ in range(5):
+        client.post(address(task), {"file": file()}, format="multipart")
+    storage.keeps = set(Upload.objects.values_list("name", flat=True))
+    Task.objects.update(status="succeeded", ended_at=now() - timedelta(days=3))
+    with pytest.raises(CommandError, match="Input/output error"):
+        call_command("purge_tasks")
+    assert Upload.objects.count() == 5
 
 
 def test_files_go_with_their_task(client: APIClient, record_client: APIClient, task: Task) -> None:
