@@ -13,9 +13,12 @@ def first_line(error: BaseException) -> str:
 
 
 def root_of(error: BaseException) -> str:
-    """What lies at the bottom of an error, in its first line; empty where nothing does."""
+    """What lies at the bottom of an error, in its first line; empty where nothing does.
+
+    What was left out by `from None` stays out: it may hold a key.
+    """
     root = error
-    while (below := root.__cause__ or root.__context__) is not None:
+    while below := root.__cause__ or (None if root.__suppress_context__ else root.__context__):
         root = below
     return "" if root is error else first_line(root)
 

@@ -144,9 +144,8 @@ class AgentCommand(BaseCommand):
             yield
         except tuple(kind for kind, _, _ in FAILURES) as error:
             _, code, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
-            root = printable(root_of(error))
-            self.progress.clear()
-            self.fail(code, sentence.format(error=error, cause=f" ({root})" if root else ""))
+            root = root_of(error)
+            self.fail(code, printable(sentence.format(error=error, cause=f" ({root})" if root else "")))
         except KeyboardInterrupt:
             self.tell("\nInterrupted.")
             sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ import pytest
 from predictions.models import Task
 from predictions.queue import queue
 from tests import predictors
+from tests.platforms.makers import RUNPOD
 from tests.platforms.stub import Stub, hangs, streams, streams_until_hung_up
 from tests.predictions.commands import Shell
 from tests.predictions.test_worker import Running
@@ -31,6 +32,16 @@ def kserve(stub: Stub, configured: Callable[..., None], settings: Any) -> Stub:
     path, arguments = settings.PLATFORMS["kserve"]
     known = {**settings.PLATFORMS, "kserve": (path, {**arguments, "address": stub.address})}
     configured(ML_PLATFORM="kserve", KSERVE_ADDRESS=stub.address, PLATFORMS=known)
+    return stub
+
+
+@pytest.fixture
+def runpod(stub: Stub, configured: Callable[..., None], settings: Any) -> Stub:
+    """The stub stands where RunPod would."""
+    path, arguments = settings.PLATFORMS["runpod"]
+    arguments = {**arguments, "address": f"{stub.url}/v2", "api_key": "key", "endpoint": "ep1"}
+    known = {**settings.PLATFORMS, "runpod": (path, arguments)}
+    configured(ML_PLATFORM="runpod", PLATFORMS=known, RUNPOD_APIKEY="key", RUNPOD_MODEL_ID="ep1")
     return stub
 
 
@@ -155,6 +166,25 @@ def test_a_second_ctrl_c_ends_what_would_not_end(shell: Shell) -> None:
     said = shell("predict", "iris", "--inputs", '{"sleep": 600}', ctrl_c=lambda: predictors.calls, presses=2)
     assert (said.code, Task.objects.get().status) == (130, "canceled")
     assert "The task was canceled." in said.err
+
+
+def test_ctrl_c_cancels_the_platforms_job_too(shell: Shell, runpod: Stub) -> None:
+    RUNPOD.script(runpod, RUNPOD.job("running"))
+    said = shell("predict", "m", "--inputs", "{}", ctrl_c=lambda: runpod.count(RUNPOD.status))
+    task = Task.objects.get()
+    assert (said.code, task.status, task.upstream_cancel) == (130, "canceled", "canceled")
+    assert (runpod.count(RUNPOD.submit), runpod.count(RUNPOD.cancel)) == (1, 1)
+
+
+def test_a_key_that_makes_no_valid_request_is_not_told(
+    shell: Shell, runpod: Stub, configured: Callable[..., None], settings: Any
+) -> None:
+    path, arguments = settings.PLATFORMS["runpod"]
+    broken = (path, {**arguments, "api_key": "sesame\nopen"})
+    configured(PLATFORMS={**settings.PLATFORMS, "runpod": broken})
+    for said in (shell("predict", "m", "--inputs", "{}"), shell("doctor")):
+        assert (said.code, "make no valid request" in said.out + said.err) == (1, True)
+        assert "sesame" not in said.out + said.err
 
 
 def test_ctrl_c_cancels_a_queued_prediction_that_is_waited_for(shell: Shell) -> None:
