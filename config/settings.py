@@ -30,6 +30,7 @@ API_KEYS = env.names("API_KEYS")
 OPERATOR_KEYS = env.names("OPERATOR_KEYS")
 METRICS_KEY = env.text("METRICS_KEY")
 ALLOW_ANONYMOUS = env.flag("ALLOW_ANONYMOUS", default=False)
+API_DOCS = env.flag("API_DOCS", default=True)
 MAX_REQUEST_BODY = env.whole("MAX_REQUEST_BODY", default=20 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BODY
 DATA_UPLOAD_MAX_NUMBER_FILES = 1000
@@ -164,6 +165,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "predictions",
     "webhooks",
     "django_rq",
@@ -286,6 +289,23 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "predictions.api.requests.AlwaysJSON",
     "EXCEPTION_HANDLER": "predictions.api.errors.answer",
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_METADATA_CLASS": "predictions.api.requests.AllowAlone",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Serving agent",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.0",
+    "SCHEMA_PATH_PREFIX": "",
+    "SORT_OPERATIONS": False,
+    "SORT_OPERATION_PARAMETERS": False,
+    "DISABLE_DOCSTRING_DESCRIPTIONS": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "PREPROCESSING_HOOKS": ["predictions.api.openapi.without_admin"],
+    "POSTPROCESSING_HOOKS": ["predictions.api.openapi.complete"],
+    "TAGS": [
+        {"name": name} for name in ("Predictions", "Tasks", "Queue", "Health", "Records", "Uploads", "Documentation")
+    ],
 }
 
 # --- RQ: its keys share one hash slot on a cluster; the name must stand before anything imports rq

@@ -5,6 +5,7 @@ The wire is fixed (README, "Record service"); changes go through predictions.lif
 
 from typing import Any
 
+from django.core.validators import RegexValidator
 from django.db import IntegrityError, transaction
 from django.utils.timezone import now
 from rest_framework import serializers
@@ -41,24 +42,32 @@ class RunningTimeField(serializers.Field[Any, Any, Any, Any]):
         return seconds
 
 
+class StrictIntegerField(serializers.IntegerField):
+    """A number, and nothing that merely looks like it (DRF takes text too)."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int | float):
+            self.fail("invalid")
+        return super().to_internal_value(data)  # refuses booleans and fractions
+
+
 class NewRecordSerializer(serializers.Serializer[Any]):
-    id = serializers.RegexField(r"^[A-Za-z0-9._-]{1,64}$")
+    id = StrictCharField(validators=[RegexValidator(f"^{submission.TASK_ID.pattern}$")])
     model_name = StrictCharField(max_length=200)
     model_version = StrictCharField(max_length=100, required=False, allow_blank=True, allow_null=True)
-    queue_num = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
+    queue_num = StrictIntegerField(required=False, allow_null=True, min_value=0, max_value=2**31 - 1)
     status = serializers.ChoiceField(STATUSES, required=False, allow_blank=True, allow_null=True)
 
 
 class RecordChangeSerializer(serializers.Serializer[Any]):
-    """Empty or missing means unchanged. `database_only` is taken for the wire's sake: there is no one else to tell."""
+    """Empty or missing means unchanged. The wire's `database_only` is left unread: there is no one else to tell."""
 
     id = StrictCharField(max_length=64)
     status = serializers.ChoiceField(STATUSES, required=False, allow_blank=True, allow_null=True)
     running_time = RunningTimeField(required=False)
-    outputs = serializers.JSONField(required=False, allow_null=True)
+    outputs = serializers.JSONField(required=False)
     error_info = StrictCharField(required=False, allow_blank=True, allow_null=True)
     queue_id = StrictCharField(max_length=64, required=False, allow_blank=True, allow_null=True)
-    database_only = serializers.BooleanField(required=False, allow_null=True)
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
@@ -94,7 +103,6 @@ class RecordsView(APIView):
         record = RecordChangeSerializer(data=request.data)
         record.is_valid(raise_exception=True)
         change = dict(record.validated_data)
-        change.pop("database_only", None)
         task = submission.get(change.pop("id"))
         if change.get("outputs") in ({}, []) and task.outputs is not None:
             del change["outputs"]

@@ -2,6 +2,7 @@
 
 from django.urls import include, path
 
+import webhooks.schema  # noqa: F401  (describes these routes)
 from predictions.api.health import LiveView, ReadyView
 from predictions.api.tasks import TaskView
 from webhooks.records import ModelStatusView, RecordsView

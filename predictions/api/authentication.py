@@ -57,15 +57,9 @@ class KeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("this key is not known here", code="unauthorized")
         return caller, key
 
-    def authenticate_header(self, request: Request) -> str:
-        return 'Bearer realm="serving agent"'
-
 
 class StaffSession(SessionAuthentication):
     """A staff user signed in to the admin; their unsafe requests need the CSRF token."""
-
-    def authenticate_header(self, request: Request) -> str:
-        return 'Bearer realm="serving agent"'
 
 
 def _is_open() -> bool:

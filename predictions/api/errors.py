@@ -21,6 +21,7 @@ from predictions.submission import AlreadyFinished, NotOurs, QueueFull, QueueUna
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+CHALLENGE = 'Bearer realm="serving agent"'
 INTERNAL_ERROR = "internal error: it is in the agent's log under this request's id"
 
 # exception → status, code, sentence (None: the exception's own words). The first that fits counts.
@@ -66,8 +67,8 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
     set_rollback()
     status, body = describe(error)
     response = Response(body, status=status)
-    if header := getattr(error, "auth_header", ""):
-        response["WWW-Authenticate"] = header
+    if status == 401:
+        response["WWW-Authenticate"] = CHALLENGE
     if status == 405:
         response["Allow"] = ", ".join(context["view"].allowed_methods)
     if status == 429:
@@ -76,16 +77,23 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
-    """The status and body of an exception's answer."""
+    """The status and body of an exception's answer; what callers are not to blame for is logged."""
+    status, body = look_up(error)
+    if status == 500:
+        logger.error("internal error", exc_info=error)
+    elif status > 500:
+        logger.warning("answered %d %s: %s", status, body["code"], error.__cause__ or error)
+    return status, body
+
+
+def look_up(error: Exception) -> tuple[int, dict[str, Any]]:
+    """What the table has for an exception: status and body."""
     row = next((row for row in TABLE if isinstance(error, row[0])), None)
     if row is None:
-        logger.error("internal error", exc_info=error)
         return 500, {"error": INTERNAL_ERROR, "code": "internal_error"}
     _, status, code, sentence = row
     if isinstance(error, exceptions.APIException) and not status:
         status, code = error.status_code, error.default_code
-    if status >= 500:
-        logger.warning("answered %d %s: %s", status, code, error.__cause__ or error)
     body: dict[str, Any] = {"error": sentence or _sentence(error), "code": code}
     if isinstance(error, exceptions.ValidationError):
         body |= _field(error)

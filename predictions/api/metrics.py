@@ -14,9 +14,11 @@ from predictions.api.authentication import is_one_of, key_of
 class MayScrape(BasePermission):
     """Anybody, unless METRICS_KEY is set."""
 
+    message = "send METRICS_KEY: 'Authorization: Bearer …' or 'apikey: …'"
+
     def has_permission(self, request: Request, view: APIView) -> bool:
         if settings.METRICS_KEY and not is_one_of(key_of(request), [settings.METRICS_KEY]):
-            raise NotAuthenticated("send METRICS_KEY: 'Authorization: Bearer …' or 'apikey: …'")
+            raise NotAuthenticated(self.message)
         return True
 
 

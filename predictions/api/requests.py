@@ -9,12 +9,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from gunicorn.http.errors import ParseException
 from rest_framework.exceptions import APIException, ParseError
+from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
@@ -25,6 +26,9 @@ from predictions.api.draining import NEW_PREDICTIONS, is_refusing
 from predictions.context import working_on
 from predictions.counters import request_answered
 from predictions.lifecycle import release_connection
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
 
 logger = logging.getLogger("requests")
 
@@ -136,12 +140,20 @@ class JSONAnswer(BaseRenderer):
     """ASCII JSON: whatever a model answered, half a surrogate pair included, reaches the caller."""
 
     media_type = "application/json"
+    format = "json"
     charset = None
 
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
     ) -> bytes:
         return b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
+
+
+class AllowAlone(BaseMetadata):
+    """OPTIONS is answered with `Allow`, and without what DRF would tell of our classes."""
+
+    def determine_metadata(self, request: Request, view: "APIView") -> None:
+        return None
 
 
 def _refuse_constant(constant: str) -> NoReturn:

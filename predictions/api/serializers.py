@@ -1,11 +1,14 @@
 """What comes in as a prediction, and what goes out as a task."""
 
+import re
 from datetime import datetime
 from typing import Any
 
 from rest_framework import serializers
 
 from predictions.models import Task
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ObjectField(serializers.JSONField):
@@ -20,11 +23,15 @@ class ObjectField(serializers.JSONField):
 
 
 class StrictCharField(serializers.CharField):
-    """Text, and nothing that merely looks like it (DRF takes numbers too)."""
+    """Text, and nothing that merely looks like it: no numbers, which DRF takes too, and no half of a character."""
+
+    default_error_messages = {"half_a_character": "This has half a surrogate pair in it, which is no text."}
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
+        if not data.isascii() and _SURROGATE.search(data):
+            self.fail("half_a_character")
         return super().to_internal_value(data)
 
 

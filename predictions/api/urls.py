@@ -2,11 +2,13 @@
 
 from django.urls import path
 
+import predictions.api.schema  # noqa: F401  (describes these routes)
 from predictions.api.docs import DocsView
 from predictions.api.health import LiveView, ReadyView
 from predictions.api.metrics import MetricsView
 from predictions.api.predictions import AsyncPredictView, PredictView
 from predictions.api.queue import DeletePendingView, PauseView, QueueSizeView, UnfinishedView, UnpauseView
+from predictions.api.reference import DocsPageView, OpenAPIView
 from predictions.api.streaming import GenerateView
 from predictions.api.tasks import CancelView, TaskView
 
@@ -25,4 +27,6 @@ urlpatterns = [
     path("live", LiveView.as_view(), name="live"),
     path("ready", ReadyView.as_view(), name="ready"),
     path("metrics", MetricsView.as_view(), name="metrics"),
+    path("docs", DocsPageView.as_view(), name="docs-page"),
+    path("openapi.json", OpenAPIView.as_view(), name="openapi"),
 ]

@@ -44,6 +44,26 @@ def test_the_record_services_key_reads_tasks_and_nothing_more(record_client: API
     assert record_client.post("/v1/predict", BODY, format="json").status_code == 403
 
 
+@pytest.mark.parametrize("route", ["/v1/queue_size", "/pause", "/task/modelstatus", "/upload", "/metrics"])
+def test_every_401_says_how_to_say_who_you_are(client: APIClient, configured: Callable[..., None], route: str) -> None:
+    configured(METRICS_KEY="metrics-key")
+    response = client.get(route)
+    assert (response.status_code, response["WWW-Authenticate"]) == (401, 'Bearer realm="serving agent"')
+
+
+@pytest.mark.parametrize("route", ["/live", "/media/x", "/docs", "/metrics"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "TRACE"])
+def test_a_wrong_method_is_told_the_right_ones(client: APIClient, route: str, method: str) -> None:
+    response = client.generic(method, route)
+    assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+    assert response["Allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_options_tells_the_methods_and_nothing_of_the_code(client: APIClient) -> None:
+    response = client.options("/live")
+    assert (response.status_code, response["Allow"], response.content) == (200, "GET, HEAD, OPTIONS", b"")
+
+
 def test_live_and_ready_are_open(client: APIClient) -> None:
     assert client.get("/live").json() == {"message": "API OK"}
     assert client.get("/ready").json()["ready"] is True

@@ -1,5 +1,6 @@
 """Small ways in which it once went wrong."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,13 @@ def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..
 def test_what_cannot_be_a_tasks_id_is_not_found(client: APIClient, task_id: str) -> None:
     assert client.get(f"/task/{task_id}").status_code == 404
     assert client.post(f"/cancel/{task_id}").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["model_name", "model_version"])
+def test_half_a_character_is_no_name(client: APIClient, name: str) -> None:
+    body = json.dumps({"model_name": "iris", "inputs": {}, name: "iris \ud800"})
+    response = client.post("/v1/predict", body, content_type="application/json")
+    assert (response.status_code, response.json()["field"]) == (400, name)
 
 
 def test_a_version_may_be_null(client: APIClient) -> None:

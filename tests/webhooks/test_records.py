@@ -1,5 +1,6 @@
 """The record service on its wire."""
 
+import json
 from typing import Any
 
 import pytest
@@ -99,9 +100,24 @@ def test_a_wrong_field_is_named(record_client: APIClient, field: str, value: Any
     assert (response.status_code, response.json()["field"]) == (400, field)
 
 
-@pytest.mark.parametrize("bad", [{"id": ""}, {"id": "a b"}, {"id": "x" * 65}, {"model_name": ""}, {"queue_num": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"id": ""},
+        {"id": "a b"},
+        {"id": "x" * 65},
+        {"id": 5},
+        {"model_name": ""},
+        {"model_name": "half \ud800 a character"},
+        {"queue_num": -1},
+        {"queue_num": "3"},
+        {"queue_num": True},
+        {"queue_num": 1.5},
+    ],
+)
 def test_a_wrong_new_record_is_refused(record_client: APIClient, bad: dict[str, Any]) -> None:
-    response = create(record_client, **bad)
+    body = json.dumps({**NEW, **bad})
+    response = record_client.post("/task", body, content_type="application/json")
     assert (response.status_code, response.json()["field"]) == (400, next(iter(bad)))
 
 

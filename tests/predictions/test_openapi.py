@@ -1,0 +1,170 @@
+"""/openapi.json and /docs: what the document covers, and that each of its examples is answered as it says."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from rest_framework.test import APIClient
+
+from config.settings import PLATFORMS
+from predictions import submission
+from predictions.api import errors, openapi
+from predictions.api.openapi import TASK_ID, document
+from predictions.api.schema.predictions import TaskObject
+from predictions.api.serializers import task_object
+from predictions.models import Task
+from predictions.submission import PredictionRequest
+from predictions.uploads import upload_address
+from tests.document import KEYS, OPERATIONS, Operation, operation
+from tests.platforms.stub import Stub, streams
+from tests.test_docs import routes
+
+IRIS = {"local": (PLATFORMS["local"][0], {**PLATFORMS["local"][1], "predictor": "examples.iris:predict"})}
+CHANGING = {
+    "<id>": r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "<time>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z",
+    "<seconds>": r"\d+\.\d{6}s",
+    "<address>": r"http://[\w.]+/media/uploads/[0-9a-f]{2}/[0-9a-f]{32}",
+}
+"""What differs from call to call, and how it looks."""
+
+
+def masked(value: Any) -> str:
+    """The value as text, without what differs from call to call."""
+    text = json.dumps(value, sort_keys=True) if not isinstance(value, str) else value
+    for mask, pattern in CHANGING.items():
+        text = re.sub(pattern, mask, text)
+    return text
+
+
+def a_task(**fields: Any) -> Task:
+    fields = {"pk": TASK_ID, "agent": "default", "model_name": "iris", "platform": "local", **fields}
+    return Task.objects.create(**fields)
+
+
+def an_ended_task() -> None:
+    operation("predict").send(headers={"UID": "ann", "apikey": "operator-key"})
+    Task.objects.update(id=TASK_ID)
+
+
+def what_stands_before() -> dict[tuple[str, int], Callable[[], object]]:
+    """(Operation, status) → what makes its example come true."""
+    return {
+        ("getTask", 200): an_ended_task,
+        ("cancelTask", 200): lambda: a_task(status="pending"),
+        ("cancelTask", 202): lambda: a_task(status="running", attempt=1),
+        ("deletePending", 200): lambda: submission.submit(PredictionRequest(model_name="iris", inputs={})),
+        ("changeRecord", 200): lambda: operation("createRecord").send(),
+        ("listByStatus", 200): an_ended_task,
+        ("uploadOfTask", 200): lambda: a_task(status="running"),
+        ("uploadBatchOfTask", 200): lambda: a_task(status="running"),
+    }
+
+
+@pytest.fixture
+def writer() -> Iterator[dict[str, Any]]:
+    """A KServe model that streams the two pieces of the example."""
+    stub = Stub()
+    pieces = [{"id": 0, "data": "upon"}, {"id": 1, "data": " a time"}]
+    stub.script("POST /v1/models/writer:predict", streams(*(json.dumps(piece).encode() + b"\n" for piece in pieces)))
+    name, arguments = PLATFORMS["kserve"]
+    yield {"ML_PLATFORM": "kserve", "PLATFORMS": {"kserve": (name, {**arguments, "address": stub.address})}}
+    stub.close()
+
+
+def examples() -> list[tuple[Operation, int, str, Any]]:
+    """(Operation, status, media type, example) of every answer of success that has one."""
+    return [
+        (found, status, media_type, example["value"])
+        for found in OPERATIONS
+        for (status, media_type), media in found.answers(successes=True).items()
+        for example in media.get("examples", {}).values()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "media_type", "example"), examples(), ids=lambda told: getattr(told, "id", str(told)[:20])
+)
+def test_an_example_is_answered_as_the_document_says(
+    configured: Callable[..., None],
+    writer: dict[str, Any],
+    asked: Operation,
+    status: int,
+    media_type: str,
+    example: Any,
+) -> None:
+    configured(PLATFORMS=IRIS, **KEYS)
+    what_stands_before().get((asked.id, status), lambda: None)()
+    if asked.id == "generate":
+        configured(**writer)
+    token = upload_address(TASK_ID).split("/u/")[1].split("/")[0]
+    response = asked.send(headers={**asked.credentials, "Accept": media_type}, path={"token": token})
+    assert response.status_code == status
+    assert response["Content-Type"].partition(";")[0] == media_type
+    received = b"".join(response).decode() if response.streaming else response.json()
+    assert masked(received) == masked(example)
+    required = [name for name, header in asked.told["responses"][str(status)]["headers"].items() if header["required"]]
+    assert all(response.has_header(name) for name in required)
+
+
+def test_every_answer_of_json_has_an_example() -> None:
+    answered = {(found.id, status) for found, status, _, _ in examples()}
+    expected = {
+        (found.id, status)
+        for found in OPERATIONS
+        for status, media_type in found.answers(successes=True)
+        if media_type in ("application/json", "application/x-ndjson", "text/event-stream")
+    }
+    assert expected - answered == {("getOpenAPI", 200)}  # it would be the document itself
+
+
+def test_every_route_is_in_the_document_and_nothing_else() -> None:
+    documented = {(found.path.replace("{task_id}", "{id}"), found.method.upper()) for found in OPERATIONS}
+    assert documented == routes("config.urls")
+
+
+def test_every_scheme_of_the_document_lets_in_and_nothing_else_does(configured: Callable[..., None]) -> None:
+    configured(**KEYS)
+    for found in OPERATIONS:
+        refused = found.send(headers={}).status_code == 401
+        assert refused == bool(found.schemes), found.id
+
+
+def test_every_code_of_the_table_is_explained() -> None:
+    in_table = {code for _, status, code, _ in errors.TABLE if status}
+    assert in_table < set(openapi.WHEN)
+    assert set(openapi.WHEN) == set(re.findall(r"^\| \d+ \| `(\w+)`", document()["info"]["description"], re.MULTILINE))
+
+
+def test_a_task_object_has_the_documents_keys() -> None:
+    assert list(task_object(Task())) == list(TaskObject().fields)
+
+
+def test_the_document_says_nothing_of_this_deployment(settings: Any) -> None:
+    text = json.dumps(document())
+    secrets = [settings.SECRET_KEY, *settings.OPERATOR_KEYS, settings.WEBHOOK_APIKEY, settings.REDIS_ADDRESS]
+    assert not [secret for secret in secrets if secret in text]
+
+
+@pytest.mark.parametrize("route", ["/docs", "/openapi.json"])
+def test_documentation_is_open_until_it_is_switched_off(
+    client: APIClient, configured: Callable[..., None], route: str
+) -> None:
+    configured(**KEYS)
+    assert client.get(route).status_code == 200
+    configured(API_DOCS=False)
+    response = client.get(route)
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+def test_the_page_may_load_from_its_own_host_alone(client: APIClient) -> None:
+    page = client.get("/docs")
+    assert "default-src 'none'" in page["Content-Security-Policy"]
+    assert "unsafe" not in page["Content-Security-Policy"]
+    text = page.content.decode()
+    assert "swagger-ui-bundle.js" in text
+    assert "//" not in text.replace("<!DOCTYPE html>", "")
+    assert "<style" not in text
+    assert not re.search(r"<script>", text)
