@@ -130,8 +130,8 @@ EVENT = {
 STREAMS = """\
 Relays each piece the moment it comes: a line of JSON each, `{"id": 0, "data": "…"}`, or server-sent events where
 `Accept` says `text/event-stream` (`id:`, `data:`, at the end `event: done`). What fails before the first piece is an
-ordinary error; a stream that breaks off later ends with a message that has `error` and `code` (`event: error`). When the
-caller leaves, the task is canceled."""
+ordinary error; a stream that breaks off later ends with a message that has `error` and `code` (`event: error`). When
+the caller leaves, the task is canceled."""
 
 describe(
     GenerateView,
