@@ -88,7 +88,7 @@ describe(
         request=openapi.json_request(PredictionSerializer, ONE_FLOWER),
         answers={200: answer(TaskObject, "The ended task.", ITS_SPECIES)},
         errors=[*openapi.BODY_ERRORS, *openapi.PLATFORM_ERRORS, TaskCanceled(""), openapi.NO_DATABASE],
-        links=READ_IT,
+        links={"read": READ_IT["read"]},
     ),
 )
 describe(
