@@ -19,7 +19,7 @@ if settings.WRONG_SETTINGS:
 worker_class = "config.worker.PatientWorker"
 worker_connections = 2000
 # SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
-graceful_timeout = settings.TASK_TIMEOUT + 5
+graceful_timeout = int(settings.TASK_TIMEOUT + (settings.SHUTDOWN_DELAY if settings.USE_LOCAL_REDIS else 0)) + 10
 timeout = 60
 keepalive = 30
 backlog = 2048
@@ -42,5 +42,10 @@ def post_worker_init(worker: Any) -> None:
     from predictions.database import bound_answers
 
     bound_answers()
+    if settings.USE_LOCAL_REDIS and settings.ROOT_URLCONF == "config.urls":
+        from predictions import closing
+
+        worker.delay_seconds = settings.SHUTDOWN_DELAY
+        worker.before_ending = closing.close_for_good
 
     draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

@@ -173,7 +173,7 @@ class PatientWorker(GeventWorker):
     # --- ending
 
     def _end(self, servers: list[StreamServer], pool: Pool) -> None:
-        deadline = time.monotonic() + self.cfg.graceful_timeout - 2  # then the master kills
+        deadline = self._end_at - self.delay_seconds + self.cfg.graceful_timeout - 2  # then the master kills
         self.roll.leave(Roll.SERVING)
         self._finish_what_runs(servers, deadline)
         self._shut_the_door(servers)

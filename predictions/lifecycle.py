@@ -120,12 +120,14 @@ def succeed(task: Task, outputs: Any, running_time: float) -> None:
     _end(task, Status.SUCCEEDED, by_run=True, outputs=outputs, running_time=running_time)
 
 
-def fail(task: Task, error_info: str, *, running_time: float | None = None, by_run: bool = False) -> None:
+def fail(
+    task: Task, error_info: str, *, running_time: float | None = None, by_run: bool = False, tell: bool = True
+) -> None:
     """→ `failed`. `by_run`: said by the run that holds the task, so refused if a later one took over.
 
-    Raises InvalidTransition and RecordUnavailable.
+    Without `tell` the record service is told by `report_ended` later. Raises InvalidTransition and RecordUnavailable.
     """
-    _end(task, Status.FAILED, by_run=by_run, error_info=error_info, running_time=running_time)
+    _end(task, Status.FAILED, by_run=by_run, tell=tell, error_info=error_info, running_time=running_time)
 
 
 def cancel(task: Task, *, only_from: str | None = None, by_run: bool = False) -> None:
@@ -178,7 +180,15 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     return task
 
 
-def _end(task: Task, status: Task.Status, *, by_run: bool = False, only_from: str | None = None, **fields: Any) -> None:
+def _end(
+    task: Task,
+    status: Task.Status,
+    *,
+    by_run: bool = False,
+    only_from: str | None = None,
+    tell: bool = True,
+    **fields: Any,
+) -> None:
     """The conditional UPDATE that decides every race; zero rows means that someone else was first."""
     movable = Q(pk=task.pk, status__in=(only_from,) if only_from else COMES_FROM[status])
     if by_run:
@@ -196,7 +206,7 @@ def _end(task: Task, status: Task.Status, *, by_run: bool = False, only_from: st
         setattr(task, name, value)
     logger.info("task %s", status.value, extra={"task_id": task.pk})
     task_finished(task.model_name, status.value)
-    if report:
+    if report and tell:
         report_ended(task)
 
 

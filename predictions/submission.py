@@ -16,7 +16,7 @@ from predictions.context import request_id
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
 from predictions.models import Task, new_task_id
 from predictions.queue import queue
-from predictions.queue.queue import QueueFull, QueueUnavailable
+from predictions.queue.queue import QueueClosed, QueueFull, QueueUnavailable
 from predictions.recorder import RecordError, RecordUnavailable
 
 logger = logging.getLogger(__name__)
@@ -121,11 +121,12 @@ def submit(request: PredictionRequest) -> Task:
     release_connection()  # Redis may take a while to answer
     try:
         queue.enqueue(task.pk, jobs.run_prediction)
-    except (QueueUnavailable, QueueFull):
+    except (QueueUnavailable, QueueFull) as error:
         try:
             lifecycle.fail(task, "the task could not be queued")
         except InvalidTransition:  # only the answer was lost: a worker has ended the task already
-            return task
+            if not isinstance(error, QueueClosed):
+                return task
         raise
     logger.info("task submitted", extra={"task_id": task.pk, "queue_size": task.queue_num})
     return task

@@ -12,7 +12,7 @@ PACKAGES = ["config", "webhooks", "predictions", "platforms"]
 """From the top down: each may import those that follow it."""
 LAYERS = [
     {"api", "admin", "dashboard", "playground", "templatetags", "management", "checks", "apps"},
-    {"submission", "maintenance", "metrics", "figures", "diagnosis"},
+    {"submission", "maintenance", "closing", "metrics", "figures", "diagnosis"},
     {"jobs"},
     {"execution"},
     {"calls", "inflight"},

@@ -42,6 +42,13 @@ class QueueUnavailable(Exception):
     """Redis did not answer, or not usably."""
 
 
+class QueueClosed(QueueUnavailable):
+    """The agent is ending, and its Redis with it; nothing was queued."""
+
+    def __init__(self) -> None:
+        super().__init__("the queue is closed: the agent is ending")
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How many jobs wait (queued, scheduled, retrying) and run."""
@@ -72,9 +79,10 @@ def _key(kind: str) -> str:
 def reserve(task_id: str) -> int:
     """Takes one of the MAX_QUEUE_SIZE places for a task about to be queued; answers how many wait already.
 
-    The place lapses by itself after a minute. Raises QueueFull.
+    The place lapses by itself after a minute. Raises QueueFull and QueueClosed.
     """
     accepted, size = run_on_queue(scripts.RESERVE, task_id, settings.MAX_QUEUE_SIZE, PLACE_LAPSES_SECONDS)
+    _refuse_if_closed(accepted)
     if not accepted:
         raise QueueFull(size)
     return int(size)
@@ -89,6 +97,7 @@ def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = Tr
     bound = settings.MAX_QUEUE_SIZE if bounded else -1
     name = f"{function.__module__}.{function.__qualname__}"
     answer = run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, name))
+    _refuse_if_closed(answer)
     if not answer:
         raise QueueFull(settings.MAX_QUEUE_SIZE)
     return bool(answer == 1)
@@ -96,7 +105,14 @@ def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = Tr
 
 def leave_outcome(task_id: str, outcome: str) -> None:
     """Queues a job that only writes down what the task's prediction gave, for a task that had no job."""
-    run_on_queue(scripts.ENQUEUE, task_id, -1, *_job_fields(task_id, RUN_PREDICTION, outcome=outcome))
+    _refuse_if_closed(
+        run_on_queue(scripts.ENQUEUE, task_id, -1, *_job_fields(task_id, RUN_PREDICTION, outcome=outcome))
+    )
+
+
+def _refuse_if_closed(answer: int) -> None:
+    if answer < 0:
+        raise QueueClosed
 
 
 def _job_fields(task_id: str, function_name: str, **more: str) -> list[Any]:
@@ -136,6 +152,16 @@ def waiting_ids() -> list[str]:
     return [_text(task_id) for task_id in run_on_queue(scripts.UNFINISHED)[0]]
 
 
+def waiting_outcomes() -> dict[str, str | None]:
+    """The tasks that wait → what their prediction gave already, where only the record of it is to be written."""
+    task_ids = waiting_ids()
+    with redis_errors(), get_redis().pipeline(transaction=False) as pipe:
+        for task_id in task_ids:
+            pipe.hget(Job.key_for(task_id), "outcome")
+        kept = pipe.execute()
+    return {task_id: outcome and _text(outcome) for task_id, outcome in zip(task_ids, kept, strict=True)}
+
+
 def unfinished_ids() -> set[str]:
     """Every task that waits, is about to be queued, or runs: in a worker, or while its caller waits."""
     waiting, running = run_on_queue(scripts.UNFINISHED)
@@ -172,6 +198,12 @@ def pause(who: str) -> None:
 def resume() -> None:
     with redis_errors():
         get_redis().delete(_key("paused"))
+
+
+def close(seconds: int) -> None:
+    """Accepts nothing more and hands out nothing more, for so long."""
+    with redis_errors():
+        get_redis().set(_key("closed"), "1", ex=seconds)
 
 
 def paused() -> bool:

@@ -5,6 +5,7 @@ whose clocks differ agree. Beside RQ's keys there are some of ours for each queu
 
     …:reserved:<queue>   zset   a submitter's place between admission and enqueue; score = when it lapses
     …:paused:<queue>     text   jobs are accepted but not handed out
+    …:closed:<queue>     text   nothing is accepted or handed out: the agent, and its Redis with it, is ending
     …:stops:<queue>      zset   tasks whose run shall end; score = when that was asked
     …:held:<queue>       zset   tasks whose prediction some process waits for; score = when that was to be said again
     …:tick:<queue>       hash   `at`, when a worker last looked after the queue; gone where Redis was emptied
@@ -17,7 +18,7 @@ local p, q = ARGV[1], ARGV[2]
 local queued, scheduled, wip = p .. ':queue:' .. q, p .. ':scheduled:' .. q, p .. ':wip:' .. q
 local failed, finished = p .. ':failed:' .. q, p .. ':finished:' .. q
 local reserved, paused, stops = p .. ':reserved:' .. q, p .. ':paused:' .. q, p .. ':stops:' .. q
-local held = p .. ':held:' .. q
+local held, closed = p .. ':held:' .. q, p .. ':closed:' .. q
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local function job_key(id) return p .. ':job:' .. id end
@@ -25,10 +26,11 @@ local function size() return redis.call('LLEN', queued) + redis.call('ZCARD', sc
 """
 
 # A place in the queue, within the bound. Arguments: job id, the bound, seconds until an unused place lapses.
-# Answers {1 or 0, the queue's size}.
+# Answers {1 or 0, the queue's size}; {-1, 0} where the queue is closed.
 RESERVE = (
     PRELUDE
     + """
+if redis.call('EXISTS', closed) == 1 then return {-1, 0} end
 redis.call('ZREMRANGEBYSCORE', reserved, '-inf', now)
 local id, bound, ttl = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 if not redis.call('ZSCORE', reserved, id) then
@@ -41,7 +43,7 @@ return {1, size()}
 
 # Saves the job and queues it; a reserved place is used up. Arguments: job id, the bound (-1: none), then the job's
 # fields and values. Answers 1, or 2 where Redis has the job already, whatever became of it: repeated, it does nothing.
-# Answers 0 where the place had lapsed and the queue is full.
+# Answers 0 where the place had lapsed and the queue is full, -1 where the queue is closed.
 ENQUEUE = (
     PRELUDE
     + """
@@ -52,6 +54,7 @@ if (status == 'queued' and redis.call('LPOS', queued, id))
   or (status == 'scheduled' and redis.call('ZSCORE', scheduled, id))
   or (status == 'started' and redis.call('EXISTS', p .. ':executions:' .. id) == 1)
   or status == 'finished' or status == 'failed' then return 2 end
+if redis.call('EXISTS', closed) == 1 then return -1 end
 if not had_place and bound >= 0 and size() + redis.call('ZCARD', reserved) >= bound then return 0 end
 redis.call('DEL', job_key(id))
 redis.call('HSET', job_key(id), unpack(ARGV, 5))

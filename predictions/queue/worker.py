@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -51,13 +52,18 @@ def seconds_since_last_turn() -> float:
 class ThreadWorker(BaseWorker):
     """Works on its first queue as jobs come, and looks at the others once a second."""
 
+    linger_seconds = 0.0
+    """How long it goes on taking jobs after it was told to end."""
+    before_finishing: Callable[[], object] = staticmethod(bool)
+    """Called once it takes no more, when it was told to end; and again when nothing runs any more."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.concurrency: int = settings.WORKER_CONCURRENCY
         self.shutdown_seconds: float = settings.WORKER_SHUTDOWN_TIMEOUT
         self._books = Bookkeeping(self.name)
         self._runs: dict[str, Run] = {}
-        self._stop_requested = False
+        self._stop_at = float("inf")
         self._taking = True
         self._hurry = threading.Event()
         self._over = threading.Event()
@@ -88,7 +94,11 @@ class ThreadWorker(BaseWorker):
         logger.info("worker %s takes up to %d jobs at once from %s", self.name, self.concurrency, self.queue_names())
         try:
             taken = self._take_jobs(burst, max_jobs, max_idle_time)
+            if self._is_stopping:
+                self.before_finishing()
             self._finish_runs()
+            if self._is_stopping:
+                self.before_finishing()
         finally:
             self._over.set()
             supervisor.join(timeout=5)
@@ -103,9 +113,15 @@ class ThreadWorker(BaseWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """The first signal: take nothing more and finish what runs. The second: hand back what runs."""
-        if self._stop_requested:
+        if self._stop_at < float("inf"):
+            self._stop_at = 0.0
             self._hurry.set()
-        self._stop_requested = True
+        else:
+            self._stop_at = time.monotonic() + self.linger_seconds
+
+    @property
+    def _is_stopping(self) -> bool:
+        return time.monotonic() >= self._stop_at
 
     def _take_none(self, signum: int, frame: FrameType | None) -> None:
         self._taking = False
@@ -134,10 +150,10 @@ class ThreadWorker(BaseWorker):
         """Until told to stop; how many were taken."""
         taken = 0
         idle_since = time.monotonic()
-        while not self._stop_requested and (max_jobs is None or taken < max_jobs):
+        while not self._is_stopping and (max_jobs is None or taken < max_jobs):
             wanted = 1 if max_jobs is not None else self.concurrency
             free = self._slots.acquire(wanted, timeout=WAIT_SECONDS)
-            runs = self._claim(free) if free and self._taking and not self._stop_requested else []
+            runs = self._claim(free) if free and self._taking and not self._is_stopping else []
             self._slots.release(free - len(runs))
             for run in runs:
                 self._runs[run.execution_id] = run

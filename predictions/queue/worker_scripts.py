@@ -65,7 +65,7 @@ if redis.call('GET', last_claim) == ARGV[6] then
   end
   return answer
 end
-if redis.call('EXISTS', paused, p .. ':suspended') > 0 then return {1} end
+if redis.call('EXISTS', paused, closed, p .. ':suspended') > 0 then return {1} end
 local next_execution = 6
 while next_execution <= #ARGV do
   local id = redis.call('LPOP', queued)

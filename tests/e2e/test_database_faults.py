@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 from django.db import connections
+from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
 from predictions.queue import queue
@@ -88,7 +89,9 @@ def test_postgresql_is_away_for_longer_than_tasks_take(
         until(lambda: rows(status="running") >= 90)
         connections["own"].close()
         server.stop()
-        until(lambda: queue.get_redis().zcard("rq:scheduled:default") >= 64, seconds=60)  # their outcomes are kept
+        until(
+            lambda: queue.get_redis().zcard(f"{RQ_KEY_PREFIX}:scheduled:default") >= 64, seconds=60
+        )  # their outcomes are kept
         assert requests.get(f"{web.url}/live", timeout=30).status_code == 200
         assert requests.get(f"{web.url}/ready", timeout=30).json()["checks"]["database"] == "does not answer"
         server.start_again()

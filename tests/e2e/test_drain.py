@@ -15,6 +15,7 @@ from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.e2e.callers import Callers
 from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import Crowd, settles
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -122,3 +123,48 @@ def test_an_idle_connection_does_not_hold_the_end_up_for_long(serve: Serve) -> N
         web.signal(signal.SIGTERM)
         assert web.process.wait(20) == 0
         assert silent.recv(1) == b""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_pod_with_a_redis_of_its_own_leaves_nothing_behind(
+    serve: Serve, slow_platform: SlowPlatform, processes: str
+) -> None:
+    """Web and worker are told to end at once, with hundreds of tasks waiting and callers who go on submitting."""
+    environment = {
+        "USE_LOCAL_REDIS": "true",
+        "SHUTDOWN_DELAY": "3",
+        "MAX_QUEUE_SIZE": "5000",
+        "WORKER_CONCURRENCY": "16",
+        "WEB_CONCURRENCY": processes,
+        **slow_platform.environment(),
+    }
+    web, worker = serve("web", **environment), serve("worker", **environment)
+    with (
+        Crowd(web.url, callers=8, sleep=8) as crowd,
+        Callers(web.port, "/v1/predict", lambda n: sleeping(8)(n + 10**6), count=32, keep_alive=True) as sync,
+    ):
+        crowd.wait_for(400)
+        until(lambda: Task.objects.filter(status="running").count() == 16 + 32)
+        told_at = time.monotonic()
+        web.signal(signal.SIGTERM)
+        worker.signal(signal.SIGTERM)
+        until(lambda: requests.get(f"{web.url}/ready", timeout=30).status_code == 503)
+        before = len(crowd.accepted)
+        crowd.wait_for(before + 20)  # it goes on serving
+        until(lambda: not Task.objects.filter(status="pending").exists())
+        print(f"\nnothing waits any more {time.monotonic() - told_at:.1f} s after SIGTERM")
+        assert Task.objects.filter(status="running").exists()  # those are finished
+        worker.process.wait(60)
+        web.process.wait(60)
+    closed = Task.objects.filter(status="failed")
+    assert set(closed.values_list("error_info", flat=True)) <= {"the task queue was closed", "the queue did not answer"}
+    assert set(sync.answers) <= ANSWERS, sync.cuts
+    assert set(crowd.refused) <= {"503 unavailable", "no answer"}
+    ended = settles(crowd, slow_platform)
+    print(f"{dict(ended)}; {len(crowd.accepted)} accepted, {dict(crowd.refused)}, sync {dict(sync.answers)}")
+    assert ended["succeeded"] == len(slow_platform.calls())
+
+    # A queue that outlives its processes (one container was started anew) is open again.
+    again = serve("web", **environment)
+    body = {"model_name": "m", "inputs": {"n": 10**8}}
+    until(lambda: requests.post(f"{again.url}/async/v1/predict", json=body, timeout=30).status_code == 200, seconds=60)

@@ -7,10 +7,12 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands.rqworker import Command as RQWorker
 
+from predictions import closing
 from predictions.api import worker_port
 from predictions.database import bound_answers
 from predictions.queue import queue
 from predictions.queue.queue import QueueUnavailable
+from predictions.queue.worker import ThreadWorker
 
 
 class Command(RQWorker):
@@ -31,6 +33,9 @@ class Command(RQWorker):
                 raise CommandError(f"WORKER_METRICS_ADDRESS={address} cannot be used: {error.strerror}.") from error
         self._wait_for_redis()
         bound_answers()
+        if settings.USE_LOCAL_REDIS:
+            ThreadWorker.linger_seconds = settings.SHUTDOWN_DELAY
+            ThreadWorker.before_finishing = staticmethod(closing.close_for_good)
         super().handle(*(args or settings.RQ_QUEUES), **options)
 
     def _wait_for_redis(self) -> None:
