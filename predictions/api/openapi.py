@@ -37,7 +37,7 @@ Description = Callable[[Any], Any]
 
 # --- Errors: documented by an exception each, so that status, code and sentence are those that are really answered
 MALFORMED = exceptions.ParseError("the body is not JSON: Expecting value: line 1 column 1 (char 0)")
-MISSING_FIELD = exceptions.ValidationError({"inputs": ["This field is required."]})
+MISSING_FIELD = exceptions.ValidationError({"model_name": ["This field is required."]})
 REFUSED_INPUTS = InvalidInputs('"instances" is missing. Send "instances" as a list of flowers.')
 UNSUPPORTED = Unsupported("the local platform cannot stream")
 UNREACHABLE = PlatformUnavailable("the kserve platform could not be reached")
