@@ -21,7 +21,8 @@ worker_connections = 2000
 # SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
 graceful_timeout = int(settings.TASK_TIMEOUT + (settings.SHUTDOWN_DELAY if settings.USE_LOCAL_REDIS else 0)) + 10
 timeout = 60
-keepalive = 30
+# Longer than proxies keep an idle connection (nginx, AWS: 60 s): the side that sends requests must be first to close.
+keepalive = 75
 backlog = 2048
 # A request line may name a task, not more; bodies are bounded by MAX_REQUEST_BODY.
 limit_request_line = 4094
@@ -34,6 +35,10 @@ control_socket_disable = True
 # A prediction that waits takes two or three descriptors, a batch of uploads one for each file.
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, min(_hard, 65_536)), _hard))
+
+
+def post_fork(arbiter: Any, worker: Any) -> None:
+    worker.signals_of_the_master = arbiter.SIG_QUEUE
 
 
 def post_worker_init(worker: Any) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import tempfile
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -97,6 +99,7 @@ class PatientWorker(GeventWorker):
         """Whether new predictions are to be refused: nobody else is here to take them."""
         self.before_ending: Callable[[], object] = bool
         """Called when new predictions are refused, while those in flight go on."""
+        self.signals_of_the_master: SimpleQueue[int] = SimpleQueue()
         self._end_at = float("inf")
         self._farewell: gevent.Greenlet | None = None
         self._connections: dict[socket.socket, float | None] = {}  # → since when it is idle; None: not idle
@@ -107,6 +110,13 @@ class PatientWorker(GeventWorker):
     def init_process(self) -> None:
         self.roll.enter()
         super().init_process()
+
+    def init_signals(self) -> None:
+        """From here on SIGTERM comes here. Since the fork it went to the master's handler, which only queues it."""
+        super().init_signals()
+        while not self.signals_of_the_master.empty():
+            if self.signals_of_the_master.get() == signal.SIGTERM:
+                self.handle_exit(signal.SIGTERM, None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM; a second one changes nothing."""

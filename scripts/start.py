@@ -44,7 +44,7 @@ WEBHOOK_BIND = "127.0.0.1:12000"
 PATIENCE_SECONDS = 10
 """How long the processes have for each step of ending: finish what runs, hand it back, be killed."""
 BOOT_PATIENCE_SECONDS = 3
-"""The same before the first answer of /ready: gunicorn's workers miss a SIGTERM that comes while they are forked."""
+"""The same before the first answer of /ready: there is nothing yet to finish."""
 SLOW_START_SECONDS = 30
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
