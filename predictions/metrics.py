@@ -61,6 +61,7 @@ def _of_the_queue() -> Iterator[Metric]:
     yield GaugeMetricFamily("task_queue_paused", "1 while the queue hands out nothing.", bool(queue.paused_by))
     yield GaugeMetricFamily("workers", "Worker processes that are alive.", queue.workers_alive)
     yield GaugeMetricFamily("worker_slots", "Predictions that the workers can run at once.", queue.slots)
+    yield GaugeMetricFamily("worker_slots_busy", "Tasks that workers run.", queue.running)
 
 
 def _of_the_tasks() -> Iterator[Metric]:

@@ -69,6 +69,21 @@ def test_live_and_ready_are_open(client: APIClient) -> None:
     assert client.get("/ready").json()["ready"] is True
 
 
+def test_ready_leaves_out_what_it_is_told_to(
+    client: APIClient, configured: Callable[..., None], redis_proxy: object
+) -> None:
+    configured(MAX_QUEUE_SIZE=0)
+    answer = client.get("/ready?exclude=queue")
+    assert (answer.status_code, answer.json()["checks"]["redis"]) == (200, "ok")
+    redis_proxy.cut()  # type: ignore[attr-defined]
+    answer = client.get("/ready?exclude=queue")
+    assert (answer.status_code, answer.json()["checks"]["redis"]) == (503, "does not answer")
+    answer = client.get("/ready?exclude=redis")
+    assert (answer.status_code, list(answer.json()["checks"])) == (200, ["database", "record_service", "process"])
+    everything = "&".join(f"exclude={name}" for name in ("database", "redis", "record_service", "process"))
+    assert client.get(f"/ready?{everything}").json() == {"ready": True, "checks": {}}
+
+
 def test_ready_says_what_is_wrong(client: APIClient, configured: Callable[..., None], redis_proxy: object) -> None:
     configured(MAX_QUEUE_SIZE=0)
     response = client.get("/ready")

@@ -104,6 +104,10 @@ def test_the_queue_and_its_workers_are_told_as_they_stand(client: APIClient, con
     assert (told["task_queue_size"], told["task_queue_size_ratio"], told["tasks_running"]) == (3, 0.3, 1)
     assert (told["workers"], told["worker_slots"]) == (1, 8)
     assert told["task_queue_oldest_seconds"] > 0
+    assert told["worker_slots_busy"] == 0  # the running task is a sync one
+    worker._claim(2)
+    told = scrape(client)
+    assert (told["task_queue_size"], told["worker_slots_busy"]) == (1, 2)
     queue.get_redis().hset(worker.key, "beat_at", 1)
     assert scrape(client)["workers"] == 0
 
