@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from django.core.management import get_commands
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
@@ -79,6 +80,60 @@ def test_every_setting_is_in_the_example_environment() -> None:
     assert sorted(SETTINGS) == sorted(
         set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", text, re.MULTILINE)) - {"BIND", "WEBHOOK_BIND"}
     )
+
+
+def variables_of_the_deployment() -> dict[str, set[str]]:
+    """File → the variables that it gives to the agent's processes."""
+    kubernetes = ROOT / "deploy/kubernetes"
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found = {
+        "docker-compose.yml": set(compose["x-agent"]["environment"]),
+        "Dockerfile": set(
+            re.findall(r"^(?:ENV| {4}) *([A-Z][A-Z_]+)=", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        ),
+    }
+    for file in (*kubernetes.rglob("*.env"), *kubernetes.rglob("*.env.example")):
+        found[file.name] = set(re.findall(r"^([A-Z][A-Z0-9_]+)=", file.read_text(), re.MULTILINE))
+    for file in kubernetes.rglob("*.yaml"):
+        for thing in yaml.safe_load_all(file.read_text()):
+            literals = [line for made in thing.get("configMapGenerator", []) for line in made.get("literals", [])]
+            found.setdefault(str(file), set()).update(line.split("=")[0] for line in literals)
+            pod = thing.get("spec", {}).get("template", {}).get("spec", {})
+            for part in (*pod.get("initContainers", []), *pod.get("containers", [])):
+                if part["image"] == "serving-agent":
+                    found[str(file)].update(variable["name"] for variable in part.get("env", []))
+    return found
+
+
+# What is not the agent's own: Python's and the shell's in the image, the Procfile's, PostgreSQL's.
+NO_SETTINGS = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "WEBHOOK_BIND", "POSTGRES_PASSWORD"}
+
+
+def test_every_variable_of_the_deployment_is_a_setting() -> None:
+    found = variables_of_the_deployment()
+    assert {"REDIS_ADDRESS", "MEDIA_ROOT", "SECRET_KEY", "TASK_TYPE_NAME"} <= set().union(*found.values())
+    assert {
+        file: names - set(SETTINGS) - NO_SETTINGS
+        for file, names in found.items()
+        if names - set(SETTINGS) - NO_SETTINGS
+    } == {}
+
+
+@pytest.mark.parametrize("page", ["deploying", "upgrading"])
+def test_a_variable_that_a_page_names_is_a_setting(page: str) -> None:
+    named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", (ROOT / f"docs/{page}.md").read_text()))
+    assert named
+    assert named - set(SETTINGS) <= {"WEB_ADDRESS"}
+
+
+def test_a_file_that_a_page_names_exists() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for part in re.findall(
+        r"`((?:base|components|overlays|example)[a-z/.-]*)`", (ROOT / "docs/deploying.md").read_text()
+    ):
+        assert (ROOT / "deploy/kubernetes" / part).exists(), part
 
 
 def routes(urlconf: str) -> set[tuple[str, str]]:

@@ -1,0 +1,36 @@
+# One image for every process of the Procfile: docker run … serving-agent web | worker | webhook | scheduler.
+# The same Debian and Python that the tests run on. Add a digest (…@sha256:…) where your registry mirrors the image.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /app
+RUN python3 -m venv --without-pip /venv
+COPY requirements.txt ./
+# Wheels only, so no compiler is needed; dumb-init passes signals on while a process is still starting as PID 1.
+RUN sed '/^# For scripts\/run alone/,$d' requirements.txt > /tmp/requirements.txt \
+    && python3 -m pip --python /venv/bin/python3 install --no-cache-dir --disable-pip-version-check \
+        --root-user-action=ignore --only-binary=:all: --requirement /tmp/requirements.txt dumb-init==1.2.5.post1
+COPY . .
+RUN ENVIRONMENT=production /venv/bin/python3 manage.py collectstatic --noinput --verbosity 0 \
+    && rm -rf var \
+    && /venv/bin/python3 -m compileall -q .
+
+FROM python:3.11-slim-bookworm
+LABEL org.opencontainers.image.title="serving-agent" \
+      org.opencontainers.image.description="One API and one task ledger in front of every model platform"
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    ENVIRONMENT=production \
+    MEDIA_ROOT=/media \
+    PROMETHEUS_MULTIPROC_DIR=/tmp/metrics \
+    WORKER_METRICS_ADDRESS=0.0.0.0:9100
+COPY --from=build /venv /venv
+COPY --from=build /app /app
+# Where a volume for uploads goes. Everything else that is written goes to /tmp; the root file system may be read-only.
+RUN install -d -o 10001 -g 10001 /media
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8000 9100 12000
+HEALTHCHECK --interval=30s --timeout=6s --start-period=60s CMD ["python3", "scripts/healthcheck.py"]
+ENTRYPOINT ["dumb-init", "--single-child", "--", "scripts/process"]
+CMD ["web"]
