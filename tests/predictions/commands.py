@@ -68,6 +68,11 @@ class Shell:
         return Ran(code, captured.out, captured.err)
 
 
+def listens() -> bool:
+    """Whether the command has come to where it hears Ctrl-C itself."""
+    return signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+
+
 def _press(when: Callable[[], Any], presses: int, over: threading.Event) -> None:
 
     try:

@@ -19,7 +19,7 @@ from predictions.management.interruption import Interruption
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
-from tests.predictions.commands import Shell
+from tests.predictions.commands import Shell, listens
 from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
 from tests.proxy import Proxy
@@ -113,7 +113,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(shell: Shell, monkeypatch: py
         time.sleep(60)
 
     monkeypatch.setattr(maintenance, "init_check", take_long)
-    said = shell("init_check", ctrl_c=lambda: True)
+    said = shell("init_check", ctrl_c=listens)
     assert (said.code, said.out, said.err.strip()) == (130, "", "Interrupted.")
 
 
@@ -245,7 +245,7 @@ def test_drain_gives_up_after_its_time(shell: Shell) -> None:
 
 def test_ctrl_c_ends_drain(shell: Shell) -> None:
     task("running", 5)
-    assert shell("queue", "drain", ctrl_c=lambda: True).code == 130
+    assert shell("queue", "drain", ctrl_c=listens).code == 130
 
 
 # --- tasks
@@ -398,13 +398,13 @@ def test_following_what_has_succeeded_ends_at_once_with_0(shell: Shell) -> None:
 
 def test_ctrl_c_is_how_following_new_tasks_ends(shell: Shell) -> None:
     task("running", 60)
-    said = shell("tasks", "follow", "--model", "iris", ctrl_c=lambda: True)
+    said = shell("tasks", "follow", "--model", "iris", ctrl_c=listens)
     assert (said.code, said.out) == (0, "")
 
 
 def test_ctrl_c_ends_following_a_task_and_leaves_it_alone(shell: Shell) -> None:
     running = task("running", 5)
-    assert shell("tasks", "follow", running.pk, ctrl_c=lambda: True).code == 130
+    assert shell("tasks", "follow", running.pk, ctrl_c=listens).code == 130
     running.refresh_from_db()
     assert running.status == "running"
 
