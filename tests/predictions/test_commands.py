@@ -1,5 +1,6 @@
 """The command line: the queue, the tasks, and the checks that settle and delete."""
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -109,11 +110,14 @@ def test_while_the_database_is_away_a_command_says_so_and_ends_with_1(
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
     def take_long(**options: Any) -> None:
+        begun.set()
         time.sleep(60)
 
     monkeypatch.setattr(maintenance, "init_check", take_long)
-    said = shell("init_check", ctrl_c=lambda: True)
+    said = shell("init_check", ctrl_c=begun.is_set)
     assert (said.code, said.out, said.err.strip()) == (130, "", "Interrupted.")
 
 
