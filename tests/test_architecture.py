@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["config", "webhooks", "predictions", "platforms"]
 """From the top down: each may import those that follow it."""
 LAYERS = [
-    {"api", "admin", "dashboard", "playground", "templatetags", "management", "checks", "apps"},
+    {"api", "admin", "admin_queues", "dashboard", "playground", "templatetags", "management", "checks", "apps"},
     {"submission", "maintenance", "closing", "metrics", "figures", "diagnosis"},
     {"jobs"},
     {"execution"},

@@ -143,13 +143,15 @@ def routes(urlconf: str) -> set[tuple[str, str]]:
     def walk(patterns: list[object], prefix: str) -> None:
         for pattern in patterns:
             path = prefix + str(pattern.pattern)  # type: ignore[attr-defined]
+            if path.startswith("admin"):
+                continue
             if isinstance(pattern, URLPattern):
                 view = pattern.callback.view_class  # type: ignore[attr-defined]
                 for method in ("get", "post", "put", "patch", "delete"):
                     if hasattr(view, method):
                         written = re.sub(r"<(?:str|path):(?:task_)?(\w+)>", r"{\1}", path)
                         found.add((f"/{written}", method.upper()))
-            elif not path.startswith("admin"):
+            else:
                 walk(pattern.url_patterns, path)  # type: ignore[attr-defined]
 
     walk(get_resolver(urlconf).url_patterns, "")

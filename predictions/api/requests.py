@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -55,7 +56,7 @@ class RequestMiddleware:
         is_quiet = request.path.startswith(_QUIET)
         trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(request.headers.get("traceparent", ""))
         with working_on(request_id=request_id), trace as part:
-            response = _refusal(request) or _unchunk(request) or self.get_response(request)
+            response = _refusal(request) or _malformed(request) or _unchunk(request) or self.get_response(request)
             seconds = time.monotonic() - started
             response["X-Request-ID"] = request_id
             route = _route(request)
@@ -88,6 +89,13 @@ def _refusal(request: HttpRequest) -> HttpResponse | None:
     response = _closing(503, "unavailable", "this process is shutting down: try again")
     response["Retry-After"] = "1"
     return response
+
+
+def _malformed(request: HttpRequest) -> HttpResponse | None:
+    """A query with a NUL in it: no database takes one."""
+    if "\0" in unquote(request.META.get("QUERY_STRING", "")):
+        return JsonResponse({"error": "the query has a NUL character in it", "code": "invalid_request"}, status=400)
+    return None
 
 
 def _unchunk(request: HttpRequest) -> HttpResponse | None:
