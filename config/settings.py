@@ -172,16 +172,17 @@ INSTALLED_APPS = [
     "django_rq",
 ]
 MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "predictions.api.headers.HeadersMiddleware",
     "predictions.api.requests.RequestMiddleware",
     "predictions.api.health.ProbeMiddleware",
-    "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 # The Procfile's `webhook` process serves the record service alone: ROOT_URLCONF=webhooks.urls
 ROOT_URLCONF = env.choice("ROOT_URLCONF", default="config.urls", among=("config.urls", "webhooks.urls"))
@@ -279,6 +280,17 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("SECURE_COOKIES", default=
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_TRUSTED_ORIGINS = env.names("CSRF_TRUSTED_ORIGINS")
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_SSL_REDIRECT = env.flag("SECURE_SSL_REDIRECT", default=False)
+# What the cluster's own machinery asks, over its own network: probes, Prometheus, and models that upload.
+SECURE_REDIRECT_EXEMPT = [r"^live$", r"^ready$", r"^metrics$", r"^u/"]
+SECURE_HSTS_SECONDS = env.whole("SECURE_HSTS_SECONDS", default=0, at_least=0)
+_scheme_header = env.text(
+    "SECURE_PROXY_SSL_HEADER",
+    pattern=r"[A-Za-z][A-Za-z0-9-]*",
+    hint="Write a header's name, such as X-Forwarded-Proto.",
+)
+SECURE_PROXY_SSL_HEADER = (f"HTTP_{_scheme_header.upper().replace('-', '_')}", "https") if _scheme_header else None
 X_FRAME_OPTIONS = "DENY"
 
 REST_FRAMEWORK = {
@@ -391,6 +403,7 @@ UNFOLD = {
         ],
     },
 }
-SILENCED_SYSTEM_CHECKS: list[str] = []
+# Whether all other hosts of the domain speak HTTPS too, for ever, is not for one service to say.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 # What is wrong in the environment: refused at start by the system checks.
 WRONG_SETTINGS = env.problems

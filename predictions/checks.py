@@ -108,6 +108,15 @@ def _production() -> list[CheckMessage]:
         found.append(_error("E022", "ALLOWED_HOSTS is empty in production", "Set the host names that callers use."))
     if settings.DEBUG:
         found.append(_error("E023", "DEBUG is on in production", "Set DEBUG=false: it shows tracebacks."))
+    if settings.SECURE_SSL_REDIRECT and not settings.SECURE_PROXY_SSL_HEADER:
+        found.append(
+            checks.Warning(
+                "SECURE_SSL_REDIRECT is on without SECURE_PROXY_SSL_HEADER",
+                hint="The proxy in front speaks plain HTTP with this process: without the header by which it says that "
+                "its caller spoke HTTPS, such as X-Forwarded-Proto, every request is redirected for ever.",
+                id="agent.W002",
+            )
+        )
     if not settings.WEBHOOK_APIKEY and settings.WEBHOOK_SERVER_ADDRESS:
         found.append(
             checks.Warning(

@@ -1,0 +1,116 @@
+"""What browsers and proxies are told, and Django's own list of what a deployment needs."""
+
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from tests.servers import ROOT
+from tests.test_security import admin_pages, caller, routes
+
+README = (ROOT / "README.md").read_text()
+OWN = {
+    "…": "8Zc1vQp0Jx5mWn3Rk7Ty2Lb9Hs4Gd6FfAaEeUuIiOoPp-of-this-test",
+    "…,…": "key1,key2",
+    "postgres://…": "postgres://u@h/x",
+}
+
+
+def documented_production() -> dict[str, str]:
+    """The environment that the README's "In production" shows."""
+    block = re.search(r"### In production\n.*?```sh\n(.*?)```", README, re.DOTALL)
+    assert block
+    lines = (line.partition("#")[0].strip().split("=", 1) for line in block[1].splitlines())
+    return {name: OWN.get(value, value) for name, value in lines}
+
+
+def check_deploy(**changes: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **documented_production(), **changes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_djangos_deployment_checks_have_nothing_to_say_of_the_documented_production() -> None:
+    code, said = check_deploy()
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check"),
+    [
+        ("SECURE_SSL_REDIRECT", "false", "security.W008"),
+        ("SECURE_HSTS_SECONDS", "0", "security.W004"),
+        ("SECURE_COOKIES", "false", "security.W012"),
+        ("SECURE_PROXY_SSL_HEADER", "", "agent.W002"),
+        ("SECRET_KEY", "short", "security.W009"),
+        ("DEBUG", "true", "agent.E023"),
+    ],
+)
+def test_and_it_has_where_one_of_them_is_missing(setting: str, value: str, check: str) -> None:
+    code, said = check_deploy(**{setting: value})
+    assert code != 0
+    assert f"({check})" in said
+
+
+@pytest.mark.parametrize(
+    "route", [*routes("config.urls"), "GET /nowhere", "GET /live", "POST /v1/predict", "GET /static/x"]
+)
+def test_every_answer_says_that_nothing_runs_in_it(route: str) -> None:
+    method, path = route.split(" ")
+    response = Client().generic(method, path, b"{")
+    assert response["X-Content-Type-Options"] == "nosniff"
+    assert response["X-Frame-Options"] == "DENY"
+    assert response["Referrer-Policy"] == "same-origin"
+    assert "default-src 'none'" in response["Content-Security-Policy"]
+    assert response["Cache-Control"] == "no-store"
+
+
+def test_pages_of_the_admin_run_what_came_with_them_alone() -> None:
+    client = caller("staff")
+    for path in admin_pages():
+        response = client.get(path)
+        if response.headers["Content-Type"].startswith("text/html") and response.content:
+            directives = dict(part.split(" ", 1) for part in response["Content-Security-Policy"].split("; "))
+            assert directives["script-src"] == "'self' 'unsafe-eval'"
+            assert directives["object-src"] == directives["base-uri"] == directives["frame-ancestors"] == "'none'"
+            assert not re.search(rb"<script(?![^>]*\ssrc=)[^>]*>\s*[^\s<]", response.content), path
+
+
+def test_plain_http_is_redirected_but_for_what_the_cluster_asks(settings: Any) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    plain, secure = Client(), Client(headers={"X-Forwarded-Proto": "https"})
+    assert plain.get("/admin/login/")["Location"] == "https://testserver/admin/login/"
+    assert plain.post("/v1/predict").status_code == 301
+    for path in ("/live", "/ready", "/metrics"):
+        assert plain.get(path).status_code == 200, path
+    assert plain.post("/u/x/upload").status_code == 404
+    assert secure.get("/admin/login/").status_code == 200
+
+
+def test_browsers_are_told_to_insist_on_https_over_https_alone(settings: Any) -> None:
+    settings.SECURE_HSTS_SECONDS = 31536000
+    assert Client().get("/live", secure=True)["Strict-Transport-Security"] == "max-age=31536000"
+    assert "Strict-Transport-Security" not in Client().get("/live")
+
+
+def test_cookies_are_for_this_site_and_not_for_scripts(settings: Any) -> None:
+    settings.SESSION_COOKIE_SECURE = settings.CSRF_COOKIE_SECURE = True
+    User.objects.create_superuser("op", password="a password")
+    client = Client()
+    client.get("/admin/login/", secure=True)
+    client.post("/admin/login/", {"username": "op", "password": "a password"}, secure=True)
+    session, csrf = client.cookies["sessionid"], client.cookies["csrftoken"]
+    assert (session["httponly"], session["samesite"], session["secure"]) == (True, "Lax", True)
+    assert (csrf["samesite"], csrf["secure"]) == ("Lax", True)
