@@ -46,9 +46,11 @@ def page_of() -> Iterator[Callable[[Server], Page]]:
     assert chromium, "install chromium (Debian: apt install chromium)"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        refused: list[str] = []
 
         def sign_in(web: Server) -> Page:
             page = browser.new_page(viewport={"width": 1300, "height": 850}, base_url=web.url)
+            page.on("console", lambda said: refused.append(said.text) if "Security Policy" in said.text else None)
             page.goto("/admin/")
             page.fill("input[name=username]", "operator")
             page.fill("input[name=password]", "a password")
@@ -58,6 +60,7 @@ def page_of() -> Iterator[Callable[[Server], Page]]:
 
         yield sign_in
         browser.close()
+    assert not refused
 
 
 @pytest.fixture
