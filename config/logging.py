@@ -27,6 +27,7 @@ def configure(settings: dict[str, Any]) -> None:
                 "rq.worker": {"level": "WARNING"},
                 "urllib3.connectionpool": {"level": "ERROR"},
                 "django.request": {"level": "CRITICAL"},
+                "django.security.DisallowedHost": {"level": "CRITICAL"},  # whoever likes could fill the log
             },
         }
     )

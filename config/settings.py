@@ -296,7 +296,7 @@ X_FRAME_OPTIONS = "DENY"
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["predictions.api.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["predictions.api.authentication.MayCall"],
-    "DEFAULT_PARSER_CLASSES": ["predictions.api.requests.JSONBodyParser"],
+    "DEFAULT_PARSER_CLASSES": ["predictions.api.bodies.JSONBodyParser"],
     "DEFAULT_RENDERER_CLASSES": ["predictions.api.requests.JSONAnswer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "predictions.api.requests.AlwaysJSON",
     "EXCEPTION_HANDLER": "predictions.api.errors.answer",

@@ -28,6 +28,7 @@ from platforms.base import (
     presentable,
 )
 from platforms.connections import Exchange, new_session, watched
+from platforms.parsing import Malformed, NotJSON
 from platforms.reply import Reply, is_html, loads, loads_or_none, words_of
 
 __all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request", "new_session"]
@@ -170,12 +171,14 @@ class HttpPlatform(Platform):
             return None
         try:
             return loads(content)
-        except ValueError as error:
+        except NotJSON as error:
             with suppress(UnicodeDecodeError):
                 if not content_type and not is_html(text := content.decode()):
                     return text
             logger.warning("%s answered something that is not JSON (%s)", self.name, content_type or "no type")
             raise PlatformError(f"the {self.name} platform answered something that is not JSON") from error
+        except Malformed as error:
+            raise PlatformError(f"the answer of the {self.name} platform {error}") from error
 
     def presentable(self, said: object, otherwise: str) -> str:
         """A foreign message fit for a caller, or else `the … platform {otherwise}`."""

@@ -100,6 +100,9 @@ class KServe(HttpPlatform):
             yield from filter(str.strip, reply.lines())
 
     def _host(self, model: str) -> str:
+        """The model is one label of the host: with dots in it a caller would reach other namespaces of the domain."""
+        if "." in model and "{model}" in self.host_template:
+            raise InvalidInputs("model_name: where the host is made of it, a KServe model's name has no dots")
         return self.host_template.format(model=model, namespace=self.namespace, domain=self.domain)
 
 

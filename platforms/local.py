@@ -23,6 +23,7 @@ from platforms.base import (
     presentable,
 )
 from platforms.health import Health, ok
+from platforms.parsing import parse
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,8 @@ class Local(Platform):
 def _as_json(outputs: Any) -> Any:
     """The outputs as a caller will read them; NaN and Infinity become None."""
     try:
-        return json.loads(json.dumps(outputs), parse_constant=lambda _: None)
-    except (TypeError, ValueError) as error:
+        return parse(json.dumps(outputs).encode(), not_a_number=lambda _: None)
+    except (TypeError, ValueError, RecursionError) as error:
         raise PlatformError("the model returned something that cannot be written as JSON") from error
 
 

@@ -1,7 +1,5 @@
 """What a platform answered, read without trust: no more than may be held, no longer than there is time."""
 
-import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +12,7 @@ import urllib3
 
 from platforms.base import Call, PlatformError
 from platforms.connections import Exchange
+from platforms.parsing import Malformed, parse
 
 ERROR_BODY_SECONDS = 5.0
 ERROR_BODY_BYTES = 64 * 1024
@@ -86,11 +85,8 @@ class Reply:
 
 
 def loads(content: bytes | bytearray) -> Any:
-    """JSON as platforms write it: NaN and infinite numbers become None. Raises ValueError."""
-    try:
-        return json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    """JSON as platforms write it: NaN and infinite numbers become None. Raises Malformed."""
+    return parse(content, not_a_number=lambda _: None)
 
 
 def words_of(said: Any, *, depth: int = 6) -> str:
@@ -112,18 +108,13 @@ def words_of(said: Any, *, depth: int = 6) -> str:
 
 
 def loads_or_none(content: bytes | bytearray) -> Any:
-    with suppress(ValueError):
+    with suppress(Malformed):
         return loads(content)
     return None
 
 
 def is_html(text: str) -> bool:
     return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
-
-
-def _finite(text: str) -> float | None:
-    """Python reads 1e999 as infinity, which JSON cannot say again."""
-    return number if math.isfinite(number := float(text)) else None
 
 
 def _line(line: bytes | bytearray) -> str:

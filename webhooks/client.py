@@ -2,14 +2,16 @@
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 import requests
 from django.conf import settings
 
 from platforms import Health
+from platforms.connections import Exchange, new_session, watched
 from platforms.health import ok, problem, warning
-from platforms.http import new_session
+from platforms.parsing import Malformed, parse
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
 from predictions.recorder import Change, RecordRefused, RecordUnavailable
@@ -21,6 +23,8 @@ READY_SECONDS = 0.7
 CHECK_SECONDS = 5.0
 TRIES = 3
 FIRST_WAIT_SECONDS = 0.2
+LARGEST_ANSWER = 4
+"""Times MAX_RESPONSE_BODY: the record holds what a platform answered, written with more escapes."""
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
 
 
@@ -61,27 +65,21 @@ class HttpRecorder:
 
     def is_ready(self) -> bool:
         try:
-            response = self._session.get(f"{self._base}/live", timeout=READY_SECONDS, allow_redirects=False)
+            return self._ask("GET", "/live", timeout_seconds=READY_SECONDS)[0] == 200
         except requests.RequestException:
             return False
-        return response.status_code == 200
 
     def check(self) -> Health:
         """Asks for a task that there is not: whoever lets us in says so."""
         try:
-            response = self._session.get(
-                f"{self._base}/task/doctor",
-                headers={"apikey": settings.WEBHOOK_APIKEY},
-                timeout=CHECK_SECONDS,
-                allow_redirects=False,
-            )
+            status, _ = self._ask("GET", "/task/doctor", timeout_seconds=CHECK_SECONDS)
         except requests.RequestException as error:
             reason = type(error).__name__
             return problem(f"{self._base} does not answer ({reason})", "Is WEBHOOK_SERVER_ADDRESS right, and it up?")
-        if response.status_code in (401, 403):
+        if status in (401, 403):
             return problem(f"{self._base} refuses the key", "Set WEBHOOK_APIKEY to the one that is set there.")
-        if response.status_code not in (200, 404):
-            return warning(f"{self._base} answers {response.status_code}", "Look at its log.")
+        if status not in (200, 404):
+            return warning(f"{self._base} answers {status}", "Look at its log.")
         return ok(f"{self._base} answers, and accepts the key")
 
     def _send(self, method: str, body: dict[str, Any], *, user_id: str = "") -> int:
@@ -94,46 +92,57 @@ class HttpRecorder:
             if tries:
                 time.sleep(FIRST_WAIT_SECONDS * 2**tries)
             try:
-                response = self._session.request(
-                    method,
-                    f"{self._base}/task",
-                    json=body,
-                    headers={"apikey": settings.WEBHOOK_APIKEY, "UID": user_id},
-                    timeout=TIMEOUT_SECONDS,
-                    allow_redirects=False,
-                )
+                status, answer = self._ask(method, "/task", body=body, user_id=user_id)
             except requests.RequestException as error:
                 reason = f"{type(error).__name__}"
                 continue
-            if response.status_code == 409:
+            if status == 409:
                 return 409
-            if response.status_code in REFUSALS:
-                raise RecordRefused(f"{method} /task was answered {response.status_code}")
-            if response.status_code == 200 and _is_record(response):
+            if status in REFUSALS:
+                raise RecordRefused(f"{method} /task was answered {status}")
+            if status == 200 and isinstance(answer, dict) and answer.get("id"):
                 return 200
-            reason = f"it answered {response.status_code}"
+            reason = f"it answered {status}"
         logger.warning("the record service did not take %s /task: %s", method, reason, extra={"task_id": body["id"]})
         raise RecordUnavailable(f"the record service did not take it: {reason}")
 
     def _expect(self, task_id: str, status: str) -> None:
         """After a conflict: fine if the record already says what was to be written."""
         try:
-            response = self._session.get(
-                f"{self._base}/task/{task_id}",
-                headers={"apikey": settings.WEBHOOK_APIKEY},
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-            )
-            stands = response.json().get("status") if response.status_code == 200 else None
-        except (requests.RequestException, AttributeError) as error:
+            code, answer = self._ask("GET", f"/task/{task_id}")
+        except requests.RequestException as error:
             raise RecordUnavailable("the record service did not answer") from error
+        stands = answer.get("status") if code == 200 and isinstance(answer, dict) else None
         if stands != status:
             raise RecordRefused(f"the record says {stands!r} and cannot become {status!r}")
 
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None = None,
+        user_id: str = "",
+        timeout_seconds: float | None = None,
+    ) -> tuple[int, Any]:
+        """The status of an answer, and its JSON: None if it is none, or more than may be held.
 
-def _is_record(response: requests.Response) -> bool:
-    """Whether the answer is the wire's: an object with the task's id."""
-    try:
-        return bool(response.json().get("id"))
-    except (requests.RequestException, AttributeError):
-        return False
+        Raises requests.RequestException, also where the answer does not come to an end in time.
+        """
+        seconds = TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
+        url = f"{self._base}{path}"
+        headers = {"apikey": settings.WEBHOOK_APIKEY, "UID": user_id.encode(), "User-Agent": "serving-agent"}
+        made = requests.Request(method, url, json=body, headers=headers).prepare()
+        adapter = self._session.get_adapter(url)  # a session would read all of a redirect
+        with (
+            watched(Exchange(time.monotonic() + seconds)),
+            adapter.send(made, stream=True, timeout=seconds) as response,
+        ):
+            content = bytearray()
+            for piece in response.iter_content(64 * 1024):
+                content += piece
+                if len(content) > LARGEST_ANSWER * settings.MAX_RESPONSE_BODY:
+                    return response.status_code, None
+            with suppress(Malformed):
+                return response.status_code, parse(content, not_a_number=lambda _: None, wrapping=1)
+            return response.status_code, None

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import BadRequest, DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
@@ -42,6 +42,7 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (TaskCanceled, 409, "canceled", None),
     (InvalidTransition, 409, "invalid_transition", "the task's status does not allow this change"),
     (RequestDataTooBig, 413, "body_too_large", "the request body is larger than MAX_REQUEST_BODY allows"),
+    (BadRequest, 400, "invalid_request", None),
     (SuspiciousOperation, 400, "invalid_request", "the request is malformed"),
     (
         exceptions.UnsupportedMediaType,
@@ -129,9 +130,15 @@ def _page(status: int, code: str, sentence: str) -> Callable[..., HttpResponse]:
 
 
 # What Django itself answers, outside any view of ours.
-bad_request = _page(400, "invalid_request", "the request is malformed")
 forbidden = _page(403, "forbidden", "this is not allowed")
 not_found = _page(404, "not_found", "there is no such route")
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        logger.info("refused a Host: %s", exception)
+        return _page(400, "invalid_request", "the Host header names no host of this service")(request)
+    return _page(400, "invalid_request", "the request is malformed")(request)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

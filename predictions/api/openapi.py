@@ -9,6 +9,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.core.validators import RegexValidator
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension, OpenApiViewExtension
 from drf_spectacular.generators import SchemaGenerator
@@ -28,7 +29,6 @@ from platforms import InvalidInputs, PlatformTimeout, PlatformUnavailable, Unsup
 from predictions.api.authentication import IsOperator, MayCall
 from predictions.api.errors import look_up
 from predictions.api.metrics import MayScrape
-from predictions.api.requests import BodyTooLarge
 from predictions.api.serializers import ObjectField, StrictCharField
 from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordUnavailable
@@ -44,7 +44,7 @@ UNREACHABLE = PlatformUnavailable("the kserve platform could not be reached")
 TOO_SLOW = PlatformTimeout("the kserve platform did not answer in time")
 NO_QUEUE = QueueUnavailable()
 NO_DATABASE = RecordUnavailable()
-TOO_LARGE = BodyTooLarge()
+TOO_LARGE = RequestDataTooBig()
 NOT_SERVED = exceptions.NotFound()
 NOT_JSON = exceptions.UnsupportedMediaType("text/plain")
 DEFECT = Exception()

@@ -1,21 +1,18 @@
-"""What every request goes through: its id, the limit on its body, and strict JSON in and out."""
+"""What every request goes through: its id, what is refused at the door, and JSON out."""
 
-import io
 import json
 import logging
-import math
 import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from gunicorn.http.errors import ParseException
-from rest_framework.exceptions import APIException, ParseError
+from django.utils.encoding import escape_uri_path
 from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
@@ -23,6 +20,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from predictions import tracing
+from predictions.api.bodies import find_chunked_body
 from predictions.api.draining import NEW_PREDICTIONS, is_refusing
 from predictions.context import working_on
 from predictions.counters import request_answered
@@ -35,12 +33,6 @@ logger = logging.getLogger("requests")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 _QUIET = ("/live", "/ready", "/metrics", "/static/")
-
-
-class BodyTooLarge(APIException):
-    status_code = 413
-    default_code = "body_too_large"
-    default_detail = "the request body is larger than MAX_REQUEST_BODY allows"
 
 
 class RequestMiddleware:
@@ -56,7 +48,7 @@ class RequestMiddleware:
         is_quiet = request.path.startswith(_QUIET)
         trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(request.headers.get("traceparent", ""))
         with working_on(request_id=request_id), trace as part:
-            response = _refusal(request) or _malformed(request) or _unchunk(request) or self.get_response(request)
+            response = _refusal(request) or _malformed(request) or self._answer(request)
             seconds = time.monotonic() - started
             response["X-Request-ID"] = request_id
             route = _route(request)
@@ -68,10 +60,20 @@ class RequestMiddleware:
                 logger.info(
                     "%s %s %d %.1fms",
                     request.method,
-                    request.path,
+                    escape_uri_path(request.path),  # no line of a caller's own making
                     response.status_code,
                     seconds * 1000,
                 )
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        try:
+            chunked = find_chunked_body(request)
+        except BadRequest as error:
+            return _closing(400, "invalid_request", str(error))
+        response = self.get_response(request)
+        if chunked is not None and not chunked.is_read:
+            response["Connection"] = "close"
         return response
 
 
@@ -98,50 +100,11 @@ def _malformed(request: HttpRequest) -> HttpResponse | None:
     return None
 
 
-def _unchunk(request: HttpRequest) -> HttpResponse | None:
-    """Gives a chunked body (no Content-Length) the length that Django needs to read it; refuses one it cannot read."""
-    coding = request.META.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
-    if not coding or "wsgi.input" not in request.META:
-        return None
-    if coding != "chunked":
-        return _closing(400, "invalid_request", f"the transfer coding {coding!r} is not understood here")
-    try:
-        body = request.META["wsgi.input"].read(settings.MAX_REQUEST_BODY + 1)
-    except (ParseException, OSError):  # chunks that are none; a caller who left, or whose body ends too early
-        return _closing(400, "invalid_request", "the chunked body is malformed")
-    if len(body) > settings.MAX_REQUEST_BODY:
-        return _closing(413, "body_too_large", "a chunked body may not be larger than MAX_REQUEST_BODY")
-    request.META["CONTENT_LENGTH"] = str(len(body))
-    request._stream = io.BytesIO(body)
-    return None
-
-
 def _closing(status: int, code: str, sentence: str) -> HttpResponse:
     """An answer after which the connection is of no use: what the caller sent was not read to its end."""
     response = JsonResponse({"error": sentence, "code": code}, status=status)
     response["Connection"] = "close"
     return response
-
-
-class JSONBodyParser(BaseParser):
-    """A JSON body of at most MAX_REQUEST_BODY bytes. Raises BodyTooLarge and ParseError."""
-
-    media_type = "application/json"
-
-    def parse(
-        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
-    ) -> Any:
-        length = int((parser_context or {})["request"].META.get("CONTENT_LENGTH") or 0)
-        if length > settings.MAX_REQUEST_BODY:
-            raise BodyTooLarge
-        try:
-            return json.loads(stream.read(), parse_constant=_refuse_constant, parse_float=_finite)
-        except RecursionError as error:
-            raise ParseError("the body is nested too deeply") from error
-        except UnicodeDecodeError as error:
-            raise ParseError("the body is not UTF-8") from error
-        except ValueError as error:
-            raise ParseError(f"the body is not JSON: {error}") from error
 
 
 class JSONAnswer(BaseRenderer):
@@ -162,16 +125,6 @@ class AllowAlone(BaseMetadata):
 
     def determine_metadata(self, request: Request, view: "APIView") -> None:
         return None
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number that JSON can carry")
-
-
-def _finite(text: str) -> float:
-    """Python reads 1e400 as infinity, which JSON cannot say again."""
-    number = float(text)
-    return number if math.isfinite(number) else _refuse_constant(text)
 
 
 class AlwaysJSON(BaseContentNegotiation):

@@ -1,0 +1,62 @@
+"""JSON of strangers, read within bounds: what comes out is fit to be walked through, written down and sent on."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+DEEPEST = 100
+"""Levels of arrays and objects: more than any model needs, and less than whatever recurses into them can bear."""
+MOST_CONTAINERS = 1_000_000
+"""Arrays and objects in one text. Each takes some 100 bytes of memory, however few it takes to write."""
+
+
+class Malformed(ValueError):
+    """The text is no JSON, or not such as is read here. The message goes on from "the body" or "the answer"."""
+
+
+class NotJSON(Malformed):
+    """The text is something else altogether."""
+
+
+def parse(content: bytes | bytearray, *, not_a_number: Callable[[str], Any], wrapping: int = 0) -> Any:
+    """The value of a JSON text in UTF-8; of an object's equal names the last counts. Raises Malformed.
+
+    `not_a_number` is given `NaN`, `Infinity`, or a number that Python would read as infinite, for what to put there.
+    `wrapping`: how many levels, and objects, may be around what was within the bounds before.
+    """
+    containers = content.count(b"{") + content.count(b"[")
+    if containers > MOST_CONTAINERS + wrapping:
+        raise Malformed(f"has more than {MOST_CONTAINERS:,} arrays and objects")
+
+    def finite(text: str) -> Any:
+        return number if math.isfinite(number := float(text)) else not_a_number(text)
+
+    try:
+        value = json.loads(content.decode("utf-8-sig"), parse_constant=not_a_number, parse_float=finite)
+    except UnicodeDecodeError as error:
+        raise NotJSON("is not UTF-8") from error
+    except RecursionError as error:
+        raise Malformed("is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise NotJSON(f"is not JSON: {error}") from error
+    except Malformed:
+        raise
+    except ValueError as error:  # Python's bound on the digits of an integer
+        raise Malformed("has a number with too many digits") from error
+    if containers > DEEPEST + wrapping and is_deeper_than(DEEPEST + wrapping, value):
+        raise Malformed("is nested too deeply")
+    return value
+
+
+def is_deeper_than(levels: int, value: Any) -> bool:
+    """Whether arrays and objects are nested in more than so many levels."""
+    layer = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(layer)
