@@ -37,6 +37,7 @@ IDLE_SECONDS = 5.0
 """A kept-alive connection that says nothing for so long, while the process ends, is closed."""
 HANDSHAKE_SECONDS = 0.5
 """How long a handshake that has begun may take to be completed."""
+EXIT_APART_SECONDS = 2.0
 UNREAD_LIMIT_BYTES = 128 * 1024 * 1024
 UNREAD_SECONDS = 10.0
 SO_ATTACH_FILTER = 26
@@ -125,7 +126,13 @@ class PatientWorker(GeventWorker):
             self._end_at = time.monotonic() + self.delay_seconds
 
     def load_wsgi(self) -> None:
-        super().load_wsgi()
+        try:
+            super().load_wsgi()
+        except SystemExit:
+            # Wrong settings: all processes find them, and gunicorn's master, once it ends for one, fails on the next.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(EXIT_APART_SECONDS * min(self.age - 1, 5))
+            raise
         self.wsgi = _closing_where_told(self.wsgi)
 
     def run(self) -> None:

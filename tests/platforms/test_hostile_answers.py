@@ -26,7 +26,9 @@ HOSTILE: dict[str, Step] = {
     "a long header": sends(head(200, {"X": "y" * 1_000_000})),
     "no HTTP": sends(b"\x00\xff" * 1000 + b"\r\n\r\n"),
     "a status that is none": sends(b"HTTP/1.1 9999999999 OK\r\n\r\n"),
-    "a redirect": sends(b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"),
+    "a redirect": sends(
+        b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"
+    ),
 }
 
 
