@@ -51,7 +51,7 @@ def test_containers_are_restricted_and_get_the_time_to_finish() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         if name in ("web", "worker", "webhook"):
-            assert int(service["stop_grace_period"].removesuffix("s")) >= agent_settings.TASK_TIMEOUT + 15
+            assert int(service["stop_grace_period"].removesuffix("s")) >= agent_settings.TASK_TIMEOUT + 35
 
 
 def test_no_secret_is_written_into_the_file() -> None:

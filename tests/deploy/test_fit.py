@@ -12,6 +12,7 @@ from django.http.request import validate_host
 from rest_framework.test import APIClient
 from rq.queue import Queue
 
+from predictions import closing
 from predictions.queue import worker
 from predictions.queue.connections import get_redis
 from tests.deploy import manifests
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.slow
 
 EVERY = pytest.mark.parametrize("variant", VARIANTS)
 MARGIN_SECONDS = 30
+GOODBYE_SECONDS = 10
+"""Signing off from a Redis that does not answer."""
 NOTHING = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull}
 # What the secret holds, made up: by the example's lines
 SECRETS = {
@@ -173,24 +176,26 @@ def test_containers_run_the_procfiles_processes_and_listen_where_they_say(varian
 # --- Stopping
 
 
-def seconds_to_stop(process: str, task_timeout: int) -> float:
-    """How long a process may take to end after SIGTERM."""
+def seconds_to_stop(process: str, variables: dict[str, str]) -> float:
+    """How long a process may take to end after SIGTERM, the wait before a local Redis is given up included."""
+    closing_seconds = float(variables.get("SHUTDOWN_DELAY", 0)) + closing.PATIENCE_SECONDS
     if process == "worker":
-        return task_timeout + worker.REACT_SECONDS + 2 + 5  # hand back, then say goodbye
+        hand_back = worker.HAND_BACK_SECONDS + worker.SETTLE_SECONDS + worker.REACT_SECONDS + GOODBYE_SECONDS
+        is_local = variables.get("USE_LOCAL_REDIS") == "true"
+        return int(variables["TASK_TIMEOUT"]) + hand_back + (closing_seconds if is_local else 0)
     if process in ("web", "webhook"):
-        return float(of_gunicorn("graceful_timeout", TASK_TIMEOUT=str(task_timeout)))
-    return 10  # the scheduler: the time for a Redis that does not answer
+        return float(of_gunicorn("graceful_timeout", **variables))
+    return GOODBYE_SECONDS  # the scheduler
 
 
 @EVERY
 def test_pods_get_the_time_that_their_processes_take_to_end(variant: str) -> None:
     objects = render(variant)
-    delay = float(config(objects).get("SHUTDOWN_DELAY", 0))
     for workload in of_kind(objects, "Deployment", "StatefulSet"):
         if workload not in agents(objects):
             continue
         needed = max(
-            pre_stop(part) + delay + seconds_to_stop(arguments(part)[0], int(config(objects)["TASK_TIMEOUT"]))
+            pre_stop(part) + seconds_to_stop(arguments(part)[0], config(objects))
             for part in pod(workload)["containers"]
         )
         given = pod(workload)["terminationGracePeriodSeconds"]

@@ -258,6 +258,30 @@ def test_the_pod_with_its_own_redis_comes_up_and_predicts(cluster: Callable[...,
     assert "rq:queue:serving-agent-0" in known  # the pod's name is its queue's
 
 
+def test_a_pod_with_its_own_redis_that_leaves_fails_what_waits_and_finishes_what_runs(
+    cluster: Callable[..., Cluster],
+) -> None:
+    local = cluster("local")
+    migrate(local)
+    workload = named(local.objects, "StatefulSet", "serving-agent")
+    whole = local.run_and_wait(workload)
+    slots = int(environment(local.objects, {})["WORKER_CONCURRENCY"])
+    running = [submit(whole, delay_seconds=25) for _ in range(slots)]
+    until(lambda: all(task(whole, each)["status"] == "running" for each in running))
+    waiting = [submit(whole, delay_seconds=25) for _ in range(3)]
+    began = time.monotonic()
+    assert set(whole.end().values()) == {0}
+    print(f"\nthe pod ended in {time.monotonic() - began:.1f} s")
+    for container in whole.containers.values():
+        container.remove()
+
+    follower = local.run_and_wait(workload)  # of the same name, with an empty Redis
+    assert {task(follower, each)["status"] for each in running} == {"succeeded"}
+    assert {(task(follower, each)["status"], task(follower, each)["error_info"]) for each in waiting} == {
+        ("failed", "the task queue was closed")
+    }
+
+
 def test_two_migrations_at_once_leave_the_database_whole(cluster: Callable[..., Cluster]) -> None:
     shared = cluster("shared-all")
     job = named(shared.objects, "Job", "serving-agent-migrate")
