@@ -23,6 +23,10 @@ SLOTS = 16384
 AGENT_SLOT = key_slot(b"{rq}")
 
 
+class NoMaster(Exception):
+    """An election is under way."""
+
+
 class Topology(ABC):
     """Servers that belong together."""
 
@@ -47,7 +51,7 @@ class Topology(ABC):
 
     @abstractmethod
     def master(self) -> RedisServer:
-        """The server that takes the agent's writes now."""
+        """The server that takes the agent's writes now. Raises NoMaster."""
 
     @abstractmethod
     def is_well(self) -> bool:
@@ -55,6 +59,14 @@ class Topology(ABC):
 
     def wait_until_well(self) -> None:
         until(self.is_well, lambda: f"it does not become well: {[server.log() for server in self.servers]}")
+
+    def wait_until_replaced(self, master: RedisServer) -> None:
+        def is_replaced() -> bool:
+            with contextlib.suppress(NoMaster):
+                return self.master() is not master
+            return False
+
+        until(is_replaced)
 
     def heal(self) -> None:
         """Brings back what was killed or frozen, and waits until it could be killed again."""
@@ -133,7 +145,7 @@ class Cluster(Topology):
             (mine,) = [node for node in server.ask("CLUSTER NODES").values() if "myself" in node["flags"]]
             if any(int(slots[0]) <= AGENT_SLOT <= int(slots[-1]) for slots in mine["slots"]):
                 return server
-        raise AssertionError("nobody owns the agent's slot")
+        raise NoMaster
 
     def is_well(self) -> bool:
         with contextlib.suppress(redis.RedisError):

@@ -29,8 +29,9 @@ POOL_WAIT_SECONDS = 2.0
 
 # What redis-py raises when no answer, or no usable one, came: the same command may succeed later.
 LOST = (RedisConnectionError, RedisTimeoutError)
-_NOT_MASTER = ("MOVED", "ASK", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
-_LATER = (*_NOT_MASTER, "NOREPLICAS", "LOADING", "MISCONF", "OOM")
+# What a server answers that is not master, or perhaps no more: one that its replicas have left may be a former one.
+_NOT_MASTER = ("MOVED", "ASK", "READONLY", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED")
+_LATER = (*_NOT_MASTER, "LOADING", "MISCONF", "OOM")
 
 
 def is_lost(error: BaseException) -> bool:

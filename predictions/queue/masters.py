@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +24,9 @@ ENOUGH_VIEWS = 3
 """The newest of so many is believed: one server alone may have slept through an election."""
 FAILURE_STANDS_SECONDS = 0.2
 """How long a search that failed stands for everyone else who needs a connection."""
+IDLE_SECONDS = 2.0
+"""Whoever sends commands during an election notices it. One that was silent for longer asks before it goes on: no
+election takes less than this, and a master that slept through its own takes writes for seconds after it has woken."""
 
 
 class Master(Protocol):
@@ -76,14 +80,25 @@ class ElectedMaster(ABC):
         self._searching = threading.Lock()
         self._failed_at = float("-inf")
         self._failure = ""
+        self._used_at = time.monotonic()
 
     def address(self) -> Address:
         found = self._found
         return found if found is not None else self._search()
 
     def is_current(self, address: Address) -> bool:
+        if time.monotonic() > self._used_at + IDLE_SECONDS:
+            self._look_again()
+        self._used_at = time.monotonic()
         found = self._found
         return found is None or found == address
+
+    def _look_again(self) -> None:
+        with self._searching:
+            if time.monotonic() > self._used_at + IDLE_SECONDS:
+                with suppress(redis.RedisError):  # nobody tells otherwise
+                    self._found = self._find()
+                self._used_at = time.monotonic()
 
     def doubt(self, address: Address) -> None:
         if self._found == address:

@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 import requests
 from django.core.management import call_command
+from rq.job import Job
 
 from predictions.models import Task
 from predictions.queue import queue
@@ -60,6 +61,27 @@ def test_nothing_is_lost_or_run_twice_when_the_master_goes(
     assert all(process.process.poll() is None for process in processes)
     assert ended["succeeded"] == len(crowd.accepted) + 1
     print(f"\n{fault} of the master: writes accepted again after {back:.1f} s; {ended}; refused {crowd.refused}")
+
+
+def test_a_process_that_slept_through_the_election_writes_to_the_new_master(
+    serve: Serve, slow_platform: SlowPlatform, servers: Topology
+) -> None:
+    settings = slow_platform.environment()
+    web = serve("web", **settings)
+    serve("worker", **settings)
+
+    def submit() -> str:
+        body = {"model_name": "m", "inputs": {}}
+        return str(requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).json()["id"])
+
+    submit()
+    master = servers.master()
+    master.freeze()
+    servers.wait_until_replaced(master)
+    master.thaw()  # it takes itself for the master until it is told
+    jobs = [Job.key_for(submit()) for _ in range(5)]
+    assert servers.master().ask("EXISTS", *jobs) == 5
+    until(lambda: Task.objects.filter(status="succeeded").count() == 6)
 
 
 def test_what_a_lagging_replica_never_got_is_queued_again_by_the_init_check(

@@ -107,17 +107,20 @@ def test_a_frozen_server_is_doubted(connect: Connect, pair: Pair) -> None:
     assert master.doubted == [(HOST, pair[0].port)]
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "command"),
-    [("maxmemory", "1", ("SET", "a", "b")), ("min-replicas-to-write", "9", ("SET", "a", "b"))],
-)
-def test_what_a_server_refuses_for_now_may_succeed_later(
-    connect: Connect, pair: Pair, option: str, value: str, command: tuple[str, ...]
-) -> None:
-    pair[0].ask("CONFIG", "SET", option, value)
+def test_a_master_that_its_replicas_have_left_is_doubted(connect: Connect, pair: Pair) -> None:
+    pair[0].ask("CONFIG", "SET", "min-replicas-to-write", 9)
+    master = Told(pair[0])
+    with pytest.raises(redis.ConnectionError, match="NOREPLICAS"):
+        connect(master).set("a", 1)
+    pair[0].ask("CONFIG", "SET", "min-replicas-to-write", 0)
+    assert master.doubted == [(HOST, pair[0].port)]
+
+
+def test_what_a_full_server_refuses_may_succeed_later(connect: Connect, pair: Pair) -> None:
+    pair[0].ask("CONFIG", "SET", "maxmemory", 1)
     with pytest.raises(redis.ResponseError) as refusal:
-        connect(Told(pair[0])).execute_command(*command)
-    pair[0].ask("CONFIG", "SET", option, "0")
+        connect(Told(pair[0])).set("a", 1)
+    pair[0].ask("CONFIG", "SET", "maxmemory", 0)
     assert is_lost(refusal.value)
 
 
@@ -163,6 +166,21 @@ def test_servers_are_found_through_others_and_the_silent_ones_asked_last(pair: P
     witnesses.doubt(address(pair[0]))
     witnesses.address()
     assert witnesses.asked[4:] == [B, C, D]
+
+
+def test_after_a_silence_the_master_is_asked_for_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    witnesses = Witnesses({A: View(1, address(pair[0]))}, [A])
+    found = witnesses.address()
+    assert witnesses.is_current(found)
+    assert witnesses.asked == [A]
+    monkeypatch.setattr("predictions.queue.masters.IDLE_SECONDS", -1)
+    witnesses.says[A] = None
+    assert witnesses.is_current(found)  # nobody tells otherwise
+    moved = RedisServer(pair[0].directory / "elsewhere")
+    witnesses.says[A] = View(2, address(moved))
+    assert not witnesses.is_current(found)
+    assert witnesses.address() == address(moved)
+    moved.kill()
 
 
 def test_one_that_is_not_master_yet_is_no_master(pair: Pair) -> None:
