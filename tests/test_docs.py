@@ -209,3 +209,10 @@ def test_every_failure_that_the_operating_page_explains_is_one_of_the_agents() -
 
 def test_every_status_is_in_the_operating_page() -> None:
     assert [word(row[0]) for row in table("status", OPERATING)] == Task.Status.values
+
+
+def test_every_test_that_the_reliability_page_names_is_there() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"test_[\w*]+\.py", text))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not list((ROOT / "tests").rglob(name))] == []
