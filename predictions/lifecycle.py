@@ -173,7 +173,10 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     comes_from = COMES_FROM.get(status, UNFINISHED if not status else ())
     with database_errors():
         moved = Task.objects.filter(pk=task.pk, status__in=comes_from).update(updated_at=moment, **changes)
-        task.refresh_from_db()
+        try:
+            task.refresh_from_db()
+        except Task.DoesNotExist as purged:
+            raise InvalidTransition(task.pk, status or task.status) from purged
     wanted = {**fields, **({"status": status} if status else {})}
     if not moved and any(getattr(task, name) != value for name, value in wanted.items()):
         raise InvalidTransition(task.pk, status or task.status)

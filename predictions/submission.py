@@ -134,7 +134,7 @@ def submit(request: PredictionRequest) -> Task:
 
 def _record_refusal(task: Task) -> None:
     """What was refused because Redis is away is on record as failed, for the operators."""
-    with suppress(RecordError):
+    with suppress(RecordError, InvalidTransition):  # it may be canceled as soon as it is on record
         lifecycle.create(task)
         lifecycle.fail(task, "the queue did not answer")
 
@@ -172,7 +172,7 @@ def cancel(task_id: str) -> bool:
 
 
 def _cancel_row(task: Task) -> bool:
-    """Moves the row to `canceled`; whether it was `running`. Raises AlreadyFinished."""
+    """Moves the row to `canceled`; whether it was `running`. Raises AlreadyFinished, and TaskNotFound once purged."""
     for status in (Task.Status.PENDING, Task.Status.RUNNING):
         try:
             lifecycle.cancel(task, only_from=status)
@@ -183,9 +183,7 @@ def _cancel_row(task: Task) -> bool:
                 raise
             logger.warning("canceled; the record service is told later", extra={"task_id": task.pk})
         return status == Task.Status.RUNNING
-    with database_errors():
-        task.refresh_from_db(fields=["status"])
-    raise AlreadyFinished(task.status)
+    raise AlreadyFinished(get(task.pk).status)
 
 
 def cancel_pending() -> tuple[int, int]:

@@ -22,6 +22,7 @@ local held, closed = p .. ':held:' .. q, p .. ':closed:' .. q
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local function job_key(id) return p .. ':job:' .. id end
+local function forget_lapsed_places() redis.call('ZREMRANGEBYSCORE', reserved, '-inf', now) end
 local function size() return redis.call('LLEN', queued) + redis.call('ZCARD', scheduled) end
 """
 
@@ -31,7 +32,7 @@ RESERVE = (
     PRELUDE
     + """
 if redis.call('EXISTS', closed) == 1 then return {-1, 0} end
-redis.call('ZREMRANGEBYSCORE', reserved, '-inf', now)
+forget_lapsed_places()
 local id, bound, ttl = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 if not redis.call('ZSCORE', reserved, id) then
   if size() + redis.call('ZCARD', reserved) >= bound then return {0, size()} end
@@ -49,6 +50,7 @@ ENQUEUE = (
     + """
 local id, bound = ARGV[3], tonumber(ARGV[4])
 local had_place = redis.call('ZREM', reserved, id) == 1
+forget_lapsed_places()
 local status = redis.call('HGET', job_key(id), 'status')
 if (status == 'queued' and redis.call('LPOS', queued, id))
   or (status == 'scheduled' and redis.call('ZSCORE', scheduled, id))
@@ -86,6 +88,7 @@ return removed
 UNFINISHED = (
     PRELUDE
     + """
+forget_lapsed_places()
 local waiting = redis.call('LRANGE', queued, 0, -1)
 for _, key in ipairs({scheduled, reserved}) do
   for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do table.insert(waiting, id) end

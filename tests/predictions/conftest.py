@@ -1,12 +1,19 @@
 """Fixtures for the core's tests."""
 
-from collections.abc import Iterator
+import logging
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.db import connection, connections
 
+from predictions import calls, inflight
+from predictions.queue import scripts, worker_scripts
+from predictions.queue.connections import get_redis
 from tests.platforms.stub import closed_port
+from tests.predictions.actors import halting
 from tests.predictions.commands import Shell
+from tests.predictions.referee import PLACES
 
 
 @pytest.fixture
@@ -33,3 +40,21 @@ def _forget_database() -> None:
     connections.close_all()
     if connection.vendor == "postgresql":
         connection.close_pool()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors halt at every step, their platform answers as it is told to, and nothing happens by itself."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # thousands of faults, each with a traceback
+    monkeypatch.setattr(inflight, "_watch", threading.current_thread())
+    monkeypatch.setattr(inflight, "SAY_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "NOTE_PAUSES_SECONDS", (0.0,) * len(calls.NOTE_PAUSES_SECONDS))
+    for source in (*vars(scripts).values(), *vars(worker_scripts).values()):
+        if isinstance(source, str) and "redis.call" in source:
+            get_redis().script_load(source)  # so that no first call of one takes more steps than the next
+    monkeypatch.setattr(get_redis(), "execute_command", halting(get_redis().execute_command))
+    configured(
+        ML_PLATFORM="staged",
+        PLATFORMS={"staged": ("tests.predictions.actors.Staged", {})},
+        MAX_QUEUE_SIZE=PLACES,
+    )

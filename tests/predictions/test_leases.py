@@ -152,7 +152,8 @@ def test_what_waits_for_its_time_is_not_held_up_by_a_step_of_the_clock(client: A
     tick()
     until(lambda: (tick(), queue.sizes().waiting == 1 and get_redis().llen(f"{RQ_KEY_PREFIX}:queue:default"))[1])
     assert task_id in queue.waiting_ids()
-    assert get_redis().zscore(f"{RQ_KEY_PREFIX}:reserved:default", "a-submitter") - time.time() <= 60
+    lapses_at = get_redis().zscore(f"{RQ_KEY_PREFIX}:reserved:default", "a-submitter") or 0  # or has lapsed already
+    assert lapses_at - time.time() <= 60
 
 
 @pytest.mark.parametrize("step", [3600, -3600])
