@@ -157,7 +157,7 @@ class HttpPlatform(Platform):
         content = reply.beginning()
         logger.info("%s answered %d: %s", self.name, reply.status, self.without_key(str(bytes(content[:200]))))
         said = words_of(loads_or_none(content))
-        if reply.status in self.refusals:
+        if reply.status in self.refusals and not self.is_our_fault(said):
             meant = "does not know this model" if reply.status == 404 else f"refused the request ({reply.status})"
             raise InvalidInputs(self.presentable(said, meant))
         if reply.status == 504:
@@ -165,6 +165,10 @@ class HttpPlatform(Platform):
         if reply.status in BUSY:
             raise PlatformUnavailable(self.presentable(said, f"is not available ({reply.status})"))
         raise PlatformError(self.presentable(said, f"answered {reply.status}"))
+
+    def is_our_fault(self, said: str) -> bool:
+        """Whether the words of a refusal are about what is configured here, not about what a caller sent."""
+        return False
 
     def decode(self, content: bytes | bytearray, content_type: str) -> Any:
         if not content and not content_type:

@@ -21,6 +21,10 @@ STATES = {
 GET_AGAIN_ON = frozenset({429, 500, 502, 503, 504})
 
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+# "The specified version does not exist (or perhaps you don't have permission to use it?)"
+_ABOUT_OUR_MODEL = re.compile(
+    r"\bversion\b.*\b(not exist|not permitted)|\binvalid version\b", re.IGNORECASE | re.DOTALL
+)
 _HOST = re.compile(r"[a-z0-9.-]+")
 
 
@@ -60,6 +64,10 @@ class Replicate(PollingPlatform):
             url = self.address
             body["version"] = self.model.rpartition(":")[2]
         return Request("POST", url, body, headers=self.authorization)
+
+    def is_our_fault(self, said: str) -> bool:
+        """A 422 is for bad inputs (`- input.steps: …`), and for an unknown version: our REPLICATE_MODEL_ID."""
+        return not said.lstrip().startswith("-") and _ABOUT_OUR_MODEL.search(said[:300]) is not None
 
     def status_url(self, job: Job) -> str:
         return self._own(job.urls.get("get")) or f"{self.address}/{job.id}"

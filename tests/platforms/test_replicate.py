@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from platforms import CallStopped, Chunk, PlatformError, PlatformTimeout, StopReason, Unsupported
+from platforms import CallStopped, Chunk, InvalidInputs, PlatformError, PlatformTimeout, StopReason, Unsupported
 from platforms.replicate import Replicate, events
 from tests.platforms.makers import FLOWER, JOB, KEY, REPLICATE, VERSION, call, replicate
 from tests.platforms.stub import Step, Stub, answers, drips, head, later, says, streams, streams_until_hung_up
@@ -254,3 +254,26 @@ def test_an_event_without_end_is_an_error(stub: Stub) -> None:
 def test_events_are_read_as_their_standard_says() -> None:
     lines = ["data: nameless", "", "event:output", "data:x", "data:  y", "data", "", "event: done", "retry: 3", ""]
     assert list(events(iter([*lines, "event: cut off"]))) == [("output", "x\n y\n"), ("done", "")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The specified version does not exist (or perhaps you don't have permission to use it?)",
+        "Invalid version or not permitted",
+    ],
+)
+def test_a_version_that_the_platform_does_not_know_is_the_settings_fault(stub: Stub, said: str) -> None:
+    stub.script(REPLICATE.submit, answers({"title": "Invalid version or not permitted", "detail": said}, status=422))
+    with pytest.raises(PlatformError, match="version") as error:
+        REPLICATE.make(stub.address).predict(FLOWER, call())
+    assert not isinstance(error.value, InvalidInputs)
+
+
+@pytest.mark.parametrize(
+    "said", ["- input: prompt is required\n", "- input.version: this version does not exist\n", "steps must be below 9"]
+)
+def test_inputs_that_the_model_refuses_are_the_callers_fault(stub: Stub, said: str) -> None:
+    stub.script(REPLICATE.submit, answers({"title": "Input validation failed", "detail": said}, status=422))
+    with pytest.raises(InvalidInputs):
+        REPLICATE.make(stub.address).predict(FLOWER, call())
