@@ -69,13 +69,13 @@ def test_operator_routes_are_closed_to_everybody_else(client: APIClient, route: 
 
 
 def test_staff_signed_in_to_the_admin_are_operators_and_need_the_csrf_token() -> None:
-    User.objects.create_user("staff", password="p", is_staff=True)
-    User.objects.create_user("visitor", password="p")
+    staff = User.objects.create_user("staff", is_staff=True)
+    visitor = User.objects.create_user("visitor")
     browser = APIClient(enforce_csrf_checks=True)
-    assert browser.login(username="staff", password="p")
+    browser.force_login(staff)
     assert browser.post("/pause").status_code == 403
     trusting = APIClient()
-    trusting.login(username="staff", password="p")
+    trusting.force_login(staff)
     assert trusting.post("/pause").status_code == 200
-    trusting.login(username="visitor", password="p")
+    trusting.force_login(visitor)
     assert trusting.post("/pause").status_code == 403
