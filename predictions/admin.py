@@ -177,7 +177,7 @@ class TaskAdmin(ModelAdmin):
 
     @display(description="Job")
     def job(self, task: Task) -> SafeString | str:
-        if not task.queue_id or task.agent != settings.TASK_TYPE_NAME:
+        if task.queue_id != task.pk or task.agent != settings.TASK_TYPE_NAME:  # what a record client wrote there
             return task.queue_id
         index = sorted(settings.RQ_QUEUES).index(settings.TASK_TYPE_NAME)
         url = reverse("admin:django_rq_job_detail", args=[index, task.queue_id])
