@@ -253,7 +253,6 @@ def test_the_pod_with_its_own_redis_comes_up_and_predicts(cluster: Callable[...,
     assert predict(whole)["status"] == "succeeded"
     submitted = submit(whole)
     until(lambda: task(whole, submitted)["status"] == "succeeded")
-    assert whole.containers["redis"].execute("redis-cli", "keys", "rq:queue:*").strip() == ""
     known = whole.containers["redis"].execute("redis-cli", "smembers", "rq:queues").split()
     assert "rq:queue:serving-agent-0" in known  # the pod's name is its queue's
 
