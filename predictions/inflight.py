@@ -66,6 +66,8 @@ def _keep_watch() -> None:
     idle_looks = 0
     while True:
         with _lock:
+            if _watch is not threading.current_thread():
+                return
             idle_looks = 0 if _calls else idle_looks + 1
             if idle_looks > 10:
                 _watch = None

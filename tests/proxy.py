@@ -37,6 +37,7 @@ class Proxy:
 
     def close(self) -> None:
         self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave the accepting thread and the port
         self._listener.close()
 
     def _accept(self) -> None:

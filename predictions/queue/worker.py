@@ -142,7 +142,8 @@ class ThreadWorker(BaseWorker):
     def _pubsub_exception_handler(self, error: Exception, pubsub: Any, thread: Any) -> None:
         """Neither a lost connection nor a garbled command is a reason not to listen any more."""
         logger.debug("worker %s: a remote command could not be read: %s", self.name, error)
-        self._over.wait(2)
+        if self._over.wait(2):
+            thread.stop()
 
     # --- taking
 
