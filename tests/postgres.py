@@ -43,8 +43,8 @@ def start(directory: Path) -> str:
             if not os.access(parent, os.X_OK):
                 raise SystemExit(f"{parent} cannot be entered by {prefix[2]}, as whom PostgreSQL would run.")
     port, data = free_port(), directory / "data"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": directory}
-    subprocess.run([*prefix, binaries / "initdb", "-D", data, "-A", "trust", "-U", "agent"], check=True, **quiet)  # type: ignore[call-overload]
+    make: list[str | Path] = [*prefix, binaries / "initdb", "-D", data, "-A", "trust", "-U", "agent"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=directory)
     with (data / "postgresql.conf").open("a") as settings:
         settings.write(f"port = {port}\nunix_socket_directories = '{directory}'\nlisten_addresses = '127.0.0.1'\n")
         settings.write("fsync = off\nmax_connections = 200\n")
@@ -54,12 +54,21 @@ def start(directory: Path) -> str:
 
 def control(directory: Path, *command: str) -> None:
     """`pg_ctl`, which waits until it is done. Raises CalledProcessError."""
-    told = [*as_user(), programs() / "pg_ctl", "-D", directory / "data", "-w", "-l", directory / "log", *command]
+    told: list[str | Path] = [
+        *as_user(),
+        programs() / "pg_ctl",
+        "-D",
+        directory / "data",
+        "-w",
+        "-l",
+        directory / "log",
+        *command,
+    ]
     subprocess.run(told, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=directory)
 
 
 def stop(directory: Path) -> None:
-    command = [*as_user(), programs() / "pg_ctl", "-D", directory / "data", "-m", "immediate", "stop"]
+    command: list[str | Path] = [*as_user(), programs() / "pg_ctl", "-D", directory / "data", "-m", "immediate", "stop"]
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
     time.sleep(0.1)
 

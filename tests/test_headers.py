@@ -114,3 +114,9 @@ def test_cookies_are_for_this_site_and_not_for_scripts(settings: Any) -> None:
     session, csrf = client.cookies["sessionid"], client.cookies["csrftoken"]
     assert (session["httponly"], session["samesite"], session["secure"]) == (True, "Lax", True)
     assert (csrf["samesite"], csrf["secure"]) == ("Lax", True)
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/openapi.json"])
+def test_an_answer_says_its_length(client: Client, path: str) -> None:
+    answer = client.get(path)
+    assert int(answer["Content-Length"]) == len(answer.content)

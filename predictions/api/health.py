@@ -62,7 +62,11 @@ class ProbeMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         probe = self.probes.get(request.path)
-        return probe(request).render() if probe else self.get_response(request)
+        if probe is None:
+            return self.get_response(request)
+        answer: HttpResponse = probe(request).render()
+        answer["Content-Length"] = str(len(answer.content))  # what adds it elsewhere comes after this one
+        return answer
 
 
 def _at_once(checks: dict[str, Callable[[], str]]) -> dict[str, str]:

@@ -1,0 +1,18 @@
+"""RQ as it comes: `rq worker-pool`, a process forked for each job, which can keep no connection for the next."""
+
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+
+from bench.peers import records
+
+_engine = records.sync_engine(pooled=False)
+
+
+def queue() -> Queue:
+    return Queue("bench", connection=Redis.from_url(f"{records.REDIS_URL}/2"))
+
+
+def run_prediction(task_id: str, body: dict[str, Any]) -> None:
+    records.run(_engine, task_id, body)
