@@ -21,13 +21,14 @@ from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.paginator import InfinitePaginator
 
 from predictions import admin_queues, submission  # noqa: F401  (admin_queues registers its pages)
+from predictions.admin_list import ExactFilter, NewestPaginator, PlatformFilter, TaskList
 from predictions.models import UNFINISHED, Task
 from predictions.recorder import RecordError, RecordUnavailable
 
@@ -36,8 +37,7 @@ SHOWN_FILES = 20
 _URL = re.compile(r"https?://\S+$|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+$")
 _PICTURE = re.compile(r"^data:image/|\.(png|jpe?g|gif|webp)(\?|$)", re.IGNORECASE)
 
-LOOKUPS = frozenset({"", "exact", "icontains", "gte", "lt"})
-DATE_LOOKUPS = frozenset({"year", "month", "day"})
+LOOKUPS = frozenset({"", "exact", "gte", "lt", "year", "month", "day"})
 
 BADGES = {
     Task.Status.PENDING: "info",
@@ -67,19 +67,23 @@ class TaskAdmin(ModelAdmin):
     list_display = ["short_id", "status_badge", "model_text", "platform", "user_id", "created_at", "run_time"]
     list_filter = [
         ("status", ChoicesDropdownFilter),
-        ("model_name", FieldTextFilter),
-        ("platform", FieldTextFilter),
-        ("user_id", FieldTextFilter),
+        ("model_name", ExactFilter),
+        ("platform", PlatformFilter),
+        ("user_id", ExactFilter),
         "created_at",
     ]
+    date_hierarchy = "created_at"
     list_filter_submit = True
     list_filter_sheet = False
     list_per_page = 50
-    search_fields = ["^id", "^user_id"]
-    search_help_text = "The beginning of a task's id, or of a user."
+    list_disable_select_all = True
+    search_fields = ["id__startswith", "user_id__exact", "model_name__exact", "request_id__exact"]
+    search_help_text = "The beginning of a task's id; or a user, a model or a request id, whole."
     ordering = ["-created_at"]
+    sortable_by = ["created_at"]
     show_full_result_count = False
-    paginator = InfinitePaginator
+    show_facets = admin.ShowFacets.NEVER
+    paginator = NewestPaginator
     actions = ["cancel_selected"]
     actions_detail = ["cancel_task", "run_again", "try_it"]
     fieldsets = [
@@ -113,6 +117,9 @@ class TaskAdmin(ModelAdmin):
         is_list = match is not None and match.url_name == "predictions_task_changelist"
         return tasks.defer("inputs", "outputs") if is_list else tasks
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[TaskList]:
+        return TaskList
+
     # --- who may do what
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -132,16 +139,15 @@ class TaskAdmin(ModelAdmin):
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """What the filters ask, and nothing else: the database would be given whatever stands in the address."""
-        known = LOOKUPS | (DATE_LOOKUPS if self.date_hierarchy else frozenset())
-        return lookup.partition("__")[2] in known and bool(super().lookup_allowed(lookup, value, request))
+        return lookup.partition("__")[2] in LOOKUPS and bool(super().lookup_allowed(lookup, value, request))
 
     # --- what is shown
 
-    @display(description="Task", ordering="id")
+    @display(description="Task")
     def short_id(self, task: Task) -> str:
         return task.pk[:8]
 
-    @display(description="Status", label=BADGES, ordering="status")
+    @display(description="Status", label=BADGES)
     def status_badge(self, task: Task) -> tuple[str, str]:
         return task.status, task.get_status_display()
 
@@ -150,11 +156,11 @@ class TaskAdmin(ModelAdmin):
         badge = {"type": BADGES[Task.Status(task.status)], "text": task.get_status_display()}
         return render_to_string("unfold/helpers/label.html", badge)
 
-    @display(description="Model", ordering="model_name")
+    @display(description="Model")
     def model_text(self, task: Task) -> str:
         return f"{task.model_name} {task.model_version}".strip()
 
-    @display(description="Run time", ordering="running_time")
+    @display(description="Run time")
     def run_time(self, task: Task) -> str:
         return "" if task.running_time is None else f"{task.running_time:.3f} s"
 

@@ -1,7 +1,8 @@
 """What operators see at a glance: what waits and runs now, what ended lately, and how long it took.
 
 The cost is the same however many tasks there are: one round trip to Redis for the queue, one query for what is
-unfinished, and two, remembered for half a minute, for what ended.
+unfinished, and three, remembered for half a minute, for what ended. Those read no day's tasks: the minutes that are
+over have been counted (tally.py), and percentiles come from a sample.
 """
 
 from collections import defaultdict
@@ -14,19 +15,18 @@ from typing import TypeVar, cast
 from django.conf import settings
 from django.core.cache import cache
 from django.db.models import Count, Min, Q
-from django.db.models.functions import TruncMinute
 from django.utils.timezone import now
 
+from predictions import tally
 from predictions.lifecycle import database_errors
 from predictions.models import Task
+from predictions.tally import DAY, HOUR, MINUTE, Minutes, floor
 
 T = TypeVar("T")
 
 REMEMBERED_SECONDS = 30
-SAMPLE = 5000
+SAMPLE = 2000
 """From how many of the latest ended tasks percentiles are taken."""
-DAY = timedelta(days=1)
-HOUR = timedelta(hours=1)
 ENDINGS = (Task.Status.SUCCEEDED, Task.Status.FAILED, Task.Status.CANCELED)
 
 
@@ -96,8 +96,8 @@ def unfinished() -> Unfinished:
 
 def ended_lately() -> tuple[Ended, Ended]:
     """What ended in the last hour by minutes, and in the last day by hours. Raises RecordUnavailable."""
-    by_minute = _remembered("by_minute", _by_minute)
-    return _in_steps(by_minute, timedelta(minutes=1), HOUR), _in_steps(by_minute, HOUR, DAY)
+    by_minute = _remembered("by_minute", tally.by_minute)
+    return _in_steps(by_minute, MINUTE, HOUR), _in_steps(by_minute, HOUR, DAY)
 
 
 def by_model() -> list[ModelFigures]:
@@ -110,27 +110,15 @@ def _remembered(name: str, ask: Callable[[], T]) -> T:
     return cast(T, cache.get_or_set(name, ask, REMEMBERED_SECONDS))
 
 
-def _by_minute() -> dict[tuple[datetime, str], int]:
-    """(minute, status) → how many tasks ended so."""
-    ended = Task.objects.ended().filter(agent=settings.TASK_TYPE_NAME, ended_at__gte=_floor(now() - DAY, HOUR) + HOUR)
-    with database_errors():
-        rows = ended.annotate(minute=TruncMinute("ended_at")).values_list("minute", "status").annotate(n=Count("pk"))
-        return {(minute, status): count for minute, status, count in rows.order_by()}
-
-
-def _in_steps(by_minute: dict[tuple[datetime, str], int], step: timedelta, span: timedelta) -> Ended:
-    last = _floor(now(), step)
+def _in_steps(by_minute: Minutes, step: timedelta, span: timedelta) -> Ended:
+    last = floor(now(), step)
     starts = [last - step * number for number in reversed(range(span // step))]
     position = {start: index for index, start in enumerate(starts)}
     counts = {str(status): [0] * len(starts) for status in ENDINGS}
     for (minute, status), count in by_minute.items():
-        if (index := position.get(_floor(minute, step))) is not None:
+        if (index := position.get(floor(minute, step))) is not None:
             counts[status][index] += count
     return Ended(starts, counts)
-
-
-def _floor(moment: datetime, step: timedelta) -> datetime:
-    return moment - timedelta(seconds=moment.timestamp() % step.total_seconds())
 
 
 @dataclass(slots=True)

@@ -96,8 +96,14 @@ class Task(models.Model):
             models.Index(fields=["-created_at"], name="task_newest"),
             models.Index(fields=["status", "-created_at"], name="task_status_newest"),
             models.Index(fields=["model_name", "status", "-created_at"], name="task_model_status_newest"),
+            models.Index(fields=["model_name", "-created_at"], name="task_model_newest"),
             models.Index(fields=["user_id", "-created_at"], name="task_user_newest"),
+            models.Index(fields=["platform", "-created_at"], name="task_platform_newest"),
+            models.Index(fields=["request_id"], name="task_request"),
             models.Index(fields=["ended_at"], name="task_ended"),
+            models.Index(
+                fields=["agent", "ended_at"], name="task_agent_ended", condition=models.Q(ended_at__isnull=False)
+            ),
             models.Index(
                 fields=["agent", "created_at"],
                 name="task_unfinished",
@@ -127,6 +133,22 @@ class Upload(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class EndedCount(models.Model):
+    """How many tasks of an agent ended so in a minute that is over (tally.py)."""
+
+    agent = models.CharField(max_length=100)
+    minute = models.DateTimeField()
+    status = models.CharField(max_length=10, choices=Task.Status.choices)
+    count = models.PositiveIntegerField()
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["agent", "minute", "status"], name="ended_count_once")]
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.status} in {self.minute:%Y-%m-%d %H:%M}"
 
 
 UNFINISHED = (Task.Status.PENDING, Task.Status.RUNNING)

@@ -13,7 +13,7 @@ from django_rq.queues import get_queues
 from rest_framework.test import APIClient
 
 from platforms import forget_platforms
-from predictions.models import Task, Upload
+from predictions.models import EndedCount, Task, Upload
 from predictions.queue.connections import forget_connections, get_redis
 from predictions.queue.worker import ThreadWorker
 from tests import environment, predictors
@@ -65,6 +65,7 @@ def _clean(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
         predictors.gate.set()
         Upload.objects.all().delete()
         Task.objects.all().delete()
+        EndedCount.objects.all().delete()
         User.objects.all().delete()
         connections.close_all()
 

@@ -4,10 +4,13 @@ from importlib import import_module
 
 import pytest
 from django.core.management import call_command
-from django.db import migrations, models
+from django.db import connection, migrations, models
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.recorder import MigrationRecorder
+from django.test.utils import CaptureQueriesContext
 
+from predictions.database.indexes import AddIndexConcurrently
 from tests.servers import ROOT
 
 FIRST = "0001_initial"
@@ -51,3 +54,17 @@ def test_an_older_release_finds_nothing_to_do_on_a_newer_database() -> None:
         call_command("migrate", interactive=False, verbosity=0)
     finally:
         MigrationRecorder.Migration.objects.filter(name="9999_of_a_later_release").delete()
+
+
+def test_an_index_is_made_beside_writers_and_what_an_interrupted_try_left_is_made_anew() -> None:
+    operation = AddIndexConcurrently("task", models.Index(fields=["queue_id"], name="task_by_job"))
+    state = MigrationLoader(connection).project_state()
+    before, after = state.clone(), state.clone()
+    operation.state_forwards("predictions", after)
+    for _ in range(2 if connection.vendor == "postgresql" else 1):
+        with CaptureQueriesContext(connection) as asked, connection.schema_editor(atomic=False) as editor:
+            operation.database_forwards("predictions", editor, before, after)
+    with connection.schema_editor(atomic=False) as editor:
+        operation.database_backwards("predictions", editor, after, before)
+    (made,) = [query["sql"] for query in asked if query["sql"].startswith("CREATE")]
+    assert ("CONCURRENTLY" in made) == (connection.vendor == "postgresql")

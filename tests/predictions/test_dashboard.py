@@ -1,6 +1,7 @@
 """The admin's home: its figures, what it costs, and its buttons."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.core.cache import cache
+from django.db import connections
 from django.test import Client
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
-from predictions import figures
-from predictions.models import Task
+from predictions import figures, tally
+from predictions.models import EndedCount, Task
 from predictions.queue import queue
 from predictions.templatetags.agent import seconds
 from tests.conftest import new_worker
@@ -67,6 +69,50 @@ def test_what_ended_is_counted_by_minute_and_by_hour() -> None:
     assert day.counts["canceled"].index(2) in (20, 21, 22)
 
 
+def test_minutes_that_are_over_are_counted_once_and_for_all() -> None:
+    ended(3, ago=300)
+    ended(1, ago=300, status="failed")
+    ended(2, ago=5 * 3600)
+    ended(4, ago=1)
+    ended(5, ago=300, agent="another")
+    untallied = figures.ended_lately()
+    for new in (3, 0):
+        cache.clear()
+        assert tally.count_ended() == new
+        assert figures.ended_lately() == untallied
+    Task.objects.all().delete()  # as a purge does
+    cache.clear()
+    hour, day = figures.ended_lately()
+    assert (hour.total, hour.failed, day.total) == (4, 1, 6)
+
+
+def test_a_tally_goes_on_where_the_last_one_ended_and_forgets_what_is_old() -> None:
+    ended(1, ago=3 * 3600)
+    EndedCount.objects.create(agent="default", minute=now() - timedelta(days=3), status="failed", count=9)
+    EndedCount.objects.create(agent="another", minute=now() - timedelta(days=3), status="failed", count=9)
+    assert tally.count_ended() == 1
+    ended(2, ago=3600)
+    ended(7, ago=4 * 3600)  # too late: that minute is over
+    assert tally.count_ended() == 1
+    counts = EndedCount.objects.order_by("minute").values_list("agent", "count")
+    assert list(counts) == [("another", 9), ("default", 1), ("default", 2)]
+
+
+def test_several_tallies_at_once_count_nothing_twice() -> None:
+    ended(50, ago=600)
+    with ThreadPoolExecutor(4) as tallies:
+        for count in [tallies.submit(_count) for _ in range(8)]:
+            count.result()
+    assert figures.ended_lately()[0].total == 50
+
+
+def _count() -> None:
+    try:
+        tally.count_ended()
+    finally:
+        connections.close_all()
+
+
 def test_percentiles_are_told_for_each_model_and_platform() -> None:
     for number in range(1, 101):
         ended(1, run=number, wait=number / 10)
@@ -89,7 +135,7 @@ def test_a_page_costs_the_same_however_many_tasks_there_are(
         Task.objects.bulk_create(Task(agent="default", model_name="m") for _ in range(count))
         cache.clear()
         before = redis_proxy.requests
-        with django_assert_num_queries(6):  # session, user; unfinished, ended, models; history
+        with django_assert_num_queries(7):  # session, user; unfinished, tallied, ended since, models; history
             assert staff.get("/admin/").status_code == 200
         assert redis_proxy.requests - before == 1
         with django_assert_num_queries(3):  # what ended is remembered for half a minute

@@ -13,8 +13,8 @@ MINUTE = 60
 
 class Command(BaseCommand):
     help = (
-        "Queues the archive sweep and the init check (every 30 and 5 minutes, unless ENABLE_PERIODIC_CHECK=false) and "
-        "the purge (hourly); workers run them. Several schedulers do no harm."
+        "Queues the archive sweep and the init check (every 30 and 5 minutes, unless ENABLE_PERIODIC_CHECK=false), the "
+        "purge (hourly) and the dashboard's counts (every minute); workers run them. Several schedulers do no harm."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -23,5 +23,6 @@ class Command(BaseCommand):
             scheduler.every(30 * MINUTE, maintenance.sweep_archive_job)
             scheduler.every(5 * MINUTE, maintenance.init_check_job)
         scheduler.every(60 * MINUTE, maintenance.purge_tasks_job)
+        scheduler.every(MINUTE, maintenance.tally_job)
         self.stdout.write(f"Scheduler: {len(scheduler.get_jobs())} jobs for {settings.MAINTENANCE_QUEUE}.")
         scheduler.run()
