@@ -26,6 +26,8 @@ def configure(settings: dict[str, Any]) -> None:
                 "rq": {"level": "WARNING"},
                 "rq.worker": {"level": "WARNING"},
                 "urllib3.connectionpool": {"level": "ERROR"},
+                # Whatever level is chosen: at DEBUG it writes whole requests with what signs them.
+                "botocore": {"level": "WARNING"},
                 "django.request": {"level": "CRITICAL"},
                 "django.security.DisallowedHost": {"level": "CRITICAL"},  # whoever likes could fill the log
             },

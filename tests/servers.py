@@ -30,6 +30,21 @@ def database_url() -> str:
     return f"postgres://{known['USER']}:{known['PASSWORD']}@{known['HOST']}:{known['PORT']}/{known['NAME']}"
 
 
+def environment_of(**environment: str) -> dict[str, str]:
+    """What a process of the agent finds in its environment."""
+    # The keys' prefix is what the settings of this process made of its own Redis.
+    inherited = {name: value for name, value in os.environ.items() if name != "RQ_KEY_PREFIX"}
+    return {
+        **inherited,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+        "DATABASE_URL": database_url(),
+        "LOG_LEVEL": "INFO",
+        "WEB_CONCURRENCY": "1",
+        **environment,
+    }
+
+
 class Server:
     """One process of the Procfile, in a session of its own, with its output in a file."""
 
@@ -37,23 +52,10 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile(prefix=f"{process}-", suffix=".log", delete=False)  # noqa: SIM115
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        # The keys' prefix is what the settings of this process made of its own Redis.
-        inherited = {name: value for name, value in os.environ.items() if name != "RQ_KEY_PREFIX"}
         self.process = subprocess.Popen(
             ["sh", "-c", f"exec env {procfile()[process]}"],
             cwd=ROOT,
-            env={
-                **inherited,
-                "PATH": path,
-                "PYTHONUNBUFFERED": "1",
-                "DATABASE_URL": database_url(),
-                "BIND": f"127.0.0.1:{self.port}",
-                "WEBHOOK_BIND": f"127.0.0.1:{self.port}",
-                "LOG_LEVEL": "INFO",
-                "WEB_CONCURRENCY": "1",
-                **environment,
-            },
+            env=environment_of(BIND=f"127.0.0.1:{self.port}", WEBHOOK_BIND=f"127.0.0.1:{self.port}", **environment),
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -1,6 +1,7 @@
 """Multipart bodies, taken whole or not at all."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Any
 
 from django.conf import settings
@@ -52,6 +53,7 @@ class WholeMultiPartParser(MultiPartParser):
         """Raises ParseError, UploadTooLarge and NotKept."""
         request = (parser_context or {})["request"]
         body = _Watched(stream)
+        parsed: DataAndFiles[Any, Any] | None = None
         try:
             parsed = super().parse(body, media_type, parser_context)  # type: ignore[arg-type]
         except TooManyFilesSent as error:
@@ -60,6 +62,9 @@ class WholeMultiPartParser(MultiPartParser):
             raise ParseError("the body could not be read to its end") from error
         except OSError as error:  # a file is kept on disk until it is there whole
             raise NotKept from error
+        finally:
+            if parsed is None:
+                _drop_what_came(request.upload_handlers)
         boundary = parse_header_parameters(media_type or "")[1].get("boundary", "")
         if body.length != int(request.META.get("CONTENT_LENGTH") or 0) or f"--{boundary}--".encode() not in body.tail:
             for _, files in parsed.files.lists():
@@ -67,6 +72,13 @@ class WholeMultiPartParser(MultiPartParser):
                     file.close()
             raise ParseError("the multipart body breaks off before its end")
         return parsed
+
+
+def _drop_what_came(handlers: list[FileUploadHandler]) -> None:
+    """The file that was coming when the request failed: on disk it would stay until somebody collects the garbage."""
+    for handler in handlers:
+        with suppress(OSError):  # closing it writes what is left, where the disk is full once more
+            handler.upload_interrupted()
 
 
 class _Watched:

@@ -60,7 +60,7 @@ class RequestMiddleware:
                 logger.info(
                     "%s %s %d %.1fms",
                     request.method,
-                    escape_uri_path(request.path),  # no line of a caller's own making
+                    _shown(request.path),
                     response.status_code,
                     seconds * 1000,
                 )
@@ -75,6 +75,11 @@ class RequestMiddleware:
         if chunked is not None and not chunked.is_read:
             response["Connection"] = "close"
         return response
+
+
+def _shown(path: str) -> str:
+    """A path for the log: no line of a caller's own making, and no token by which files may be sent."""
+    return escape_uri_path(re.sub(r"^/u/[^/]+", "/u/…", path))
 
 
 def _route(request: HttpRequest) -> str:
