@@ -96,6 +96,7 @@ def test_a_step_of_the_clock_loses_nothing_and_runs_nothing_twice(
         to_cancel = submit(n=-2, sleep=120)
         crowd.wait_for(TASKS // 2)
         until(lambda: Task.objects.get(pk=to_cancel).status == "running")
+        until(lambda: get_redis().exists(f"{RQ_KEY_PREFIX}:tick:default"))  # some worker has looked at the clock before
         clock.step(step)
         stepped_at = time.monotonic()
         enqueue_once(INIT_CHECK, turn_seconds=1)
