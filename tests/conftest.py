@@ -19,7 +19,15 @@ from predictions.queue.worker import ThreadWorker
 from tests import environment, predictors
 from tests.proxy import Proxy
 from tests.redis_topologies import Cluster
-from tests.servers import Server
+from tests.servers import ROOT, Server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` a file's tests share what was set up for them, and all of tests/deploy its image."""
+    for item in items:
+        file = item.path.relative_to(ROOT)
+        item.add_marker(pytest.mark.xdist_group("deploy" if "deploy" in file.parts else str(file)))
 
 
 @pytest.fixture(scope="session")
