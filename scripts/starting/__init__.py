@@ -1,0 +1,1 @@
+"""What scripts/start.py is made of."""

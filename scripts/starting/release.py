@@ -1,0 +1,79 @@
+"""What happens before the processes start: Redis, the release steps, and the admin's account."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from predictions.queue.embedded import EmbeddedRedis
+from scripts.starting.terminal import VAR, Refused, say
+
+CREATE_OPERATOR = """
+import os
+from django.contrib.auth import get_user_model
+users = get_user_model().objects
+superusers = users.filter(is_superuser=True, is_active=True).order_by("pk")
+known = superusers.first() or users.filter(username="operator").first()
+if known is None:
+    users.create_superuser("operator", password=os.environ["OPERATOR_PASSWORD"])
+print("known:", known.get_username() if known else "")
+"""
+
+
+@contextmanager
+def redis_if_needed() -> Iterator[EmbeddedRedis | None]:
+    """The embedded server while the block runs, or None where the settings name one."""
+    if os.environ.get("REDIS_ADDRESS") or os.environ.get("REDIS_SENTINELS"):
+        yield None
+        return
+    redis = EmbeddedRedis(VAR / "redis")
+    try:
+        say(f"Started a Redis for this checkout on {redis.start()} (data in var/redis).")
+        yield redis
+    finally:
+        redis.stop()
+
+
+def run_to_end(command: list[str], **more: str) -> str:
+    """What the command prints. Raises Refused, with all of it, if it fails; interrupted, it leaves nothing behind."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **more},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    if process.returncode:
+        raise Refused(f"{output.rstrip()}\n\nThe agent was not started: {_first_words(command)} failed, see above.")
+    return output
+
+
+def _first_words(command: list[str]) -> str:
+    return " ".join(command[-1].split()[:3]) if command[0] == "sh" else " ".join(command[1:3])
+
+
+def prepare_release(commands: str) -> None:
+    for command in commands.split("&&"):
+        say(f"Running {command.strip()} ...")
+        run_to_end(["sh", "-c", command.strip()])
+
+
+def create_operator() -> tuple[str, str]:
+    """The operator's name, and the password if the account was created just now."""
+    password = secrets.token_urlsafe(12)
+    shell = [sys.executable, "manage.py", "shell", "--verbosity", "0", "--command", CREATE_OPERATOR]
+    known = run_to_end(shell, OPERATOR_PASSWORD=password).rpartition("known:")[2].strip()
+    return (known, "") if known else ("operator", password)

@@ -1,0 +1,35 @@
+"""What is said to whoever started the agent, and where its files lie."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VAR = ROOT / "var"
+
+
+class Refused(Exception):
+    """The agent cannot be started. The message is a sentence that says what to do."""
+
+
+class Terminal:
+    """Standard output without a buffer, so no signal finds it half written; a closed one is no reason to stop."""
+
+    def write(self, text: str) -> None:
+        left = text.encode(errors="replace")
+        with suppress(OSError):
+            while left:
+                left = left[os.write(1, left) :]
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return os.isatty(1)
+
+
+terminal = Terminal()
+
+
+def say(sentence: str) -> None:
+    terminal.write(f"{sentence}\n")
