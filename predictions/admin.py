@@ -21,14 +21,13 @@ from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.paginator import InfinitePaginator
 
 from predictions import admin_queues, submission  # noqa: F401  (admin_queues registers its pages)
-from predictions.admin_list import ExactFilter, NewestPaginator, PlatformFilter, TaskList
+from predictions.admin_list import ExactFilter, NewestPaginator, PlatformFilter, StatusFilter, TaskList, search
 from predictions.models import UNFINISHED, Task
 from predictions.recorder import RecordError, RecordUnavailable
 
@@ -66,7 +65,7 @@ class TaskAdmin(ModelAdmin):
 
     list_display = ["short_id", "status_badge", "model_text", "platform", "user_id", "created_at", "run_time"]
     list_filter = [
-        ("status", ChoicesDropdownFilter),
+        ("status", StatusFilter),
         ("model_name", ExactFilter),
         ("platform", PlatformFilter),
         ("user_id", ExactFilter),
@@ -77,7 +76,7 @@ class TaskAdmin(ModelAdmin):
     list_filter_sheet = False
     list_per_page = 50
     list_disable_select_all = True
-    search_fields = ["id__startswith", "user_id__exact", "model_name__exact", "request_id__exact"]
+    search_fields = ["id"]  # what is searched says admin_list.search
     search_help_text = "The beginning of a task's id; or a user, a model or a request id, whole."
     ordering = ["-created_at"]
     sortable_by = ["created_at"]
@@ -116,6 +115,12 @@ class TaskAdmin(ModelAdmin):
         match = request.resolver_match
         is_list = match is not None and match.url_name == "predictions_task_changelist"
         return tasks.defer("inputs", "outputs") if is_list else tasks
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Task], search_term: str
+    ) -> tuple[QuerySet[Task], bool]:
+        term = search_term.strip()
+        return (search(queryset, term) if term else queryset), False
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[TaskList]:
         return TaskList

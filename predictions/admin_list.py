@@ -4,20 +4,40 @@ With a million tasks a count, a part of a word, a list of the values there are, 
 """
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.filters.admin.mixins import ValueMixin
 from unfold.contrib.filters.forms import DropdownForm, SearchForm
 from unfold.paginator import InfinitePaginator
 from unfold.views import ChangeList
 
-from predictions.models import Task
+from predictions.models import Task, led_by, whole
 
 PAGES = 100
+SEARCHED = ("user_id", "model_name", "request_id")
+
+
+def search(tasks: QuerySet[Task], term: str) -> QuerySet[Task]:
+    """Those of a user, a model or a request, or whose id begins so: of whichever the term is known as.
+
+    An index is asked for each first, because there is none for all of them.
+    """
+    begins, ids = Q(pk__startswith=term), Task.objects.values("pk")
+    found = [begins] if ids.filter(begins).order_by()[:1] else []
+    known = [name for name in SEARCHED if ids.filter(whole(name, term)).order_by(name)[:1]]
+    found += [whole(name, term) for name in known]
+    if not found:
+        return tasks.none()
+    if len(found) == len(known) == 1:
+        tasks = tasks.order_by(*led_by(known, map(str, tasks.query.order_by)))
+    return tasks.filter(reduce(or_, found))
 
 
 class NewestPaginator(InfinitePaginator):
@@ -32,6 +52,10 @@ class NewestPaginator(InfinitePaginator):
 
 class TaskList(ChangeList):
     """Newest first, or oldest first: no other order has an index, whatever stands in the address."""
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Task]) -> list[str]:
+        filtered = {spec.field_path for spec in self.filter_specs if isinstance(spec, ValueMixin) and spec.value()}
+        return led_by(filtered, super().get_ordering(request, queryset))
 
     def get_ordering_field(self, field_name: Any) -> str | None:
         return super().get_ordering_field(field_name) if field_name in self.sortable_by else None
@@ -51,7 +75,8 @@ class ExactFilter(ValueMixin, admin.FieldListFilter):
         return [self.field_path]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Task]) -> QuerySet[Task] | None:
-        return super().queryset(request, queryset) if self.value() else queryset
+        value = self.value()
+        return queryset.filter(whole(self.field_path, value)) if value else queryset
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         data = {self.field_path: self.value()}
@@ -60,6 +85,12 @@ class ExactFilter(ValueMixin, admin.FieldListFilter):
     def offered(self) -> dict[str, Any]:
         """What the form is told besides."""
         return {}
+
+
+class StatusFilter(ChoicesDropdownFilter):
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Task]) -> QuerySet[Task] | None:
+        value = self.value()
+        return queryset.filter(whole(self.field_path, value)) if value else queryset
 
 
 class PlatformFilter(ExactFilter):

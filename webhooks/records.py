@@ -120,7 +120,7 @@ class ModelStatusView(APIView):
         query = ModelStatusSerializer(data=asked)
         query.is_valid(raise_exception=True)
         with database_errors():
-            tasks = list(Task.objects.filter(**query.validated_data).defer("inputs", "outputs")[:MODEL_STATUS_LIMIT])
+            tasks = list(Task.objects.newest(**query.validated_data).defer("inputs", "outputs")[:MODEL_STATUS_LIMIT])
         return Response([_model_status(task) for task in tasks])
 
 

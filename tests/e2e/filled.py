@@ -13,7 +13,9 @@ from django.db import connections
 from tests.e2e.databases import manage
 
 RARE = 200
-"""How many of a day's tasks, its first, are of a model, a platform and a user that were not seen again."""
+"""How many of a day's tasks, its first, are of a model, a platform and a user that were not seen again. Another
+model and user had four hours to themselves, many hours ago.
+"""
 
 ADD = """
 INSERT INTO predictions_task (
@@ -33,15 +35,18 @@ FROM (
         n, run, wait,
         gen_random_uuid()::text AS id,
         CASE WHEN n %% 10 < 9 THEN 'default' ELSE 'other' END AS agent,
-        CASE WHEN n <= %(rare)s THEN 'gone' ELSE 'user-' || floor(5000 * power(r1, 6)) END AS user_id,
-        CASE WHEN n <= %(rare)s THEN 'retired' ELSE 'model-' || floor(20 * power(r2, 2)) END AS model_name,
+        CASE WHEN n <= %(rare)s THEN 'gone' WHEN burst THEN 'batch'
+            ELSE 'user-' || floor(5000 * power(r1, 6)) END AS user_id,
+        CASE WHEN n <= %(rare)s THEN 'retired' WHEN burst THEN 'nightly'
+            ELSE 'model-' || floor(20 * power(r2, 2)) END AS model_name,
         CASE WHEN n <= %(rare)s THEN 'replicate' ELSE 'kserve' END AS platform,
         CASE WHEN r3 < 0.93 THEN 'succeeded' WHEN r3 < 0.98 THEN 'failed' ELSE 'canceled' END AS status,
         '{"inputs":"' || repeat(md5(n::text), 4) || '"}' AS inputs,
         md5('request' || n) AS request_id,
         now() - %(ago)s - (%(rows)s - n) * interval '1 day' / %(rows)s AS submitted
     FROM (
-        SELECT n, random() AS r1, random() AS r2, random() AS r3, 0.05 + random() AS run,
+        SELECT n, n BETWEEN 0.25 * %(rows)s AND 0.4 * %(rows)s AS burst,
+            random() AS r1, random() AS r2, random() AS r3, 0.05 + random() AS run,
             random() * interval '3 seconds' AS wait
         FROM generate_series(1, %(rows)s) AS n
     ) AS dice

@@ -79,7 +79,7 @@ PATHS: dict[str, Path] = {
     "POST /v1/predict": lambda client: client.post("/v1/predict", IRIS, "application/json"),
     "POST /async/v1/predict": lambda client: client.post("/async/v1/predict", IRIS, "application/json"),
     "GET /task/modelstatus": lambda client: client.get(
-        "/task/modelstatus", {"model_name": "retired", "status": "succeeded"}, headers={"apikey": "record-key"}
+        "/task/modelstatus", {"model_name": "nightly", "status": "failed"}, headers={"apikey": "record-key"}
     ),
     "GET /metrics": lambda client: client.get("/metrics"),
     "dashboard": lambda client: client.get("/admin/"),
@@ -94,6 +94,10 @@ PATHS: dict[str, Path] = {
     "list: status": page(status__exact="failed"),
     "list: busy model": page(model_name="model-0"),
     "list: model of long ago": page(model_name="retired"),
+    "list: model of last night": page(model_name="nightly"),
+    "list: user of last night": page(user_id="batch"),
+    "list: model of last night and status": page(model_name="nightly", status__exact="succeeded"),
+    "list: model of last night, oldest first": page(model_name="nightly", o="6"),
     "list: model and status": page(model_name="model-0", status__exact="succeeded"),
     "list: platform": page(platform="kserve"),
     "list: platform of long ago": page(platform="replicate"),
@@ -105,10 +109,10 @@ PATHS: dict[str, Path] = {
     "search: request": page(q=lambda: a_task().request_id),
     "search: busy user": page(q="user-0"),
     "search: user of long ago": page(q="gone"),
-    "search: rare user (of few: hardly a task)": page(q="user-1234"),
     "search: model": page(q="model-0"),
+    "search: model of last night": page(q="nightly"),
     "search: nothing": page(q="nothing-of-that-name"),
-    "tasks list": command("tasks", "list", "--status", "failed"),
+    "tasks list": command("tasks", "list", "--status", "succeeded", "--model", "nightly"),
     "init check, 20 lost": command("init_check"),
     "archive sweep, 20 archived": command("sweep_archive"),
     "purge, 2,500 old": command("purge_tasks"),

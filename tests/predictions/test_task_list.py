@@ -87,6 +87,19 @@ def test_tasks_are_sorted_by_their_date_alone(admin: Client) -> None:
         assert found(admin.get(LIST, {"o": column}).content.decode()) == [newer, older]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"model_name": "iris"}, {"model_name": "iris", "status__exact": "failed"}, {"user_id": "ann"}, {"q": "ann"}],
+)
+def test_what_is_filtered_or_found_is_in_the_same_order(admin: Client, asked: dict[str, str]) -> None:
+    submitted(now(), status="failed", user_id="bob")
+    Task.objects.update(model_name="fox")
+    older, newer = submitted(now() - timedelta(hours=1), now(), status="failed", user_id="ann")
+    assert found(admin.get(LIST, asked).content.decode()) == [newer, older]
+    assert found(admin.get(LIST, {**asked, "o": "6"}).content.decode()) == [older, newer]
+    assert found(admin.get(LIST, {**asked, "o": "-6"}).content.decode()) == [newer, older]
+
+
 def test_pages_go_on_until_the_dates_have_to_be_used(admin: Client) -> None:
     submitted(*[now()] * (50 * PAGES + 1))
     page = admin.get(LIST, {"p": str(PAGES - 1)}).content.decode()

@@ -30,9 +30,8 @@ FILTERS = {
     "model": "model_name",
     "user": "user_id",
     "platform": "platform",
-    "since": "created_at__gte",
 }
-"""Option → what it asks of the rows."""
+"""Option → the column that has its value."""
 LISTED = ("status", "model_name", "model_version", "platform", "user_id", "error_info", "attempt", "running_time")
 SHOWN = ("agent", "user_id", "request_id", "upstream_id", "upstream_cancel", "unreported", "inputs")
 
@@ -74,7 +73,7 @@ class Command(AgentCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         with database_errors():
-            tasks = list(_chosen(options).defer("inputs", "outputs").order_by("-created_at")[: options["limit"]])
+            tasks = list(_chosen(options).defer("inputs", "outputs")[: options["limit"]])
         rows = [
             (task.pk, task.status, _model(task), task.platform, task.user_id, _when(task.created_at), _seconds(task))
             for task in tasks
@@ -138,7 +137,8 @@ class Command(AgentCommand):
 
 def _chosen(options: dict[str, Any]) -> TaskQuerySet:
     asked = {field: options[name] for name, field in FILTERS.items() if options.get(name) is not None}
-    return Task.objects.filter(**asked)
+    tasks = Task.objects.newest(**asked)
+    return tasks.filter(created_at__gte=options["since"]) if options.get("since") else tasks
 
 
 def _cancel(task_id: str) -> tuple[str, str, str]:
