@@ -17,11 +17,12 @@ from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, InternalError, OperationalError, connection
-from django.db.models import Case, F, Q, When
-from django.db.models.functions import Greatest
+from django.db.models import F
 from django.utils.timezone import now
 
+from predictions import statements
 from predictions.counters import task_finished
+from predictions.database import certain_connection
 from predictions.models import ENDED, UNFINISHED, Task
 from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, get_recorder
 
@@ -72,8 +73,8 @@ def create(task: Task) -> Task:
     if task.status == Status.RUNNING:
         task.started_at = task.created_at
         task.attempt = 1
-    with database_errors():
-        task.save(force_insert=True)
+    with database_errors(), certain_connection():
+        statements.insert(task)
     if _is_ours(task.agent):
         try:
             _recorder_to_tell().created(task)
@@ -93,23 +94,13 @@ def start(
     worker (the next attempt). So a job that exists twice, because Redis forgot something, does not run twice. Raises
     InvalidTransition (ended, unknown, or another run has it), AttemptsExhausted, RecordUnavailable and RecordRefused.
     """
-    moment = now()
-    follows_lost = Q(status=Status.RUNNING, run_id__in=lost)
-    startable = (
-        Q(status=Status.PENDING)
-        | Q(status=Status.RUNNING, run_id__in=handed_back)
-        | follows_lost & Q(attempt__lt=attempts)
-    )
-    number = Task._meta.get_field("attempt")
-    attempt = Case(When(follows_lost, then=F("attempt") + 1), default=Greatest(F("attempt"), 1), output_field=number)
-    fields = {"status": Status.RUNNING, "run_id": run_id, "attempt": attempt, "queue_id": task_id}
     with database_errors():
-        started = Task.objects.filter(startable, pk=task_id).update(started_at=moment, updated_at=moment, **fields)
-        task = Task.objects.filter(pk=task_id).first()
-    if not started and task is not None and task.status == Status.RUNNING and task.run_id in lost:
-        raise AttemptsExhausted(task_id, Status.RUNNING)
-    if not started or task is None or task.run_id != run_id or task.status != Status.RUNNING:
-        raise InvalidTransition(task_id, Status.RUNNING)
+        task = statements.start(
+            task_id, run_id=run_id, moment=now(), lost=lost, handed_back=handed_back, attempts=attempts
+        )
+        if task is None:
+            exhausted = Task.objects.filter(pk=task_id, status=Status.RUNNING, run_id__in=lost).exists()
+            raise (AttemptsExhausted if exhausted else InvalidTransition)(task_id, Status.RUNNING)
     if _is_ours(task.agent):
         _recorder_to_tell().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
     return task
@@ -193,19 +184,20 @@ def _end(
     **fields: Any,
 ) -> None:
     """The conditional UPDATE that decides every race; zero rows means that someone else was first."""
-    movable = Q(pk=task.pk, status__in=(only_from,) if only_from else COMES_FROM[status])
-    if by_run:
-        movable &= Q(run_id=task.run_id)
     fields = {name: value for name, value in fields.items() if value is not None}
     report = _is_ours(task.agent) and get_recorder().remote
     moment = now()
+    changes = {"status": status, "ended_at": moment, "updated_at": moment, "unreported": report, **fields}
     with database_errors():
-        moved = Task.objects.filter(movable).update(
-            status=status, ended_at=moment, updated_at=moment, unreported=report, **fields
+        moved = statements.move(
+            task.pk,
+            comes_from=(only_from,) if only_from else COMES_FROM[status],
+            run_id=task.run_id if by_run else None,
+            changes=changes,
         )
     if not moved:
         raise InvalidTransition(task.pk, status)
-    for name, value in {"status": status, "ended_at": moment, "unreported": report, **fields}.items():
+    for name, value in changes.items():
         setattr(task, name, value)
     logger.info("task %s", status.value, extra={"task_id": task.pk})
     task_finished(task.model_name, status.value)

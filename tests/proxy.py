@@ -5,8 +5,8 @@ import socket
 import threading
 import time
 
-BEGINNINGS = (b"*", b"GET ", b"POST ", b"PUT ")
-"""How a request begins, in Redis' protocol and in HTTP."""
+BEGINNINGS = (b"*", b"GET ", b"POST ", b"PUT ", b"Q\0", b"P\0")
+"""How a request begins, in Redis' protocol, in HTTP, and in PostgreSQL's."""
 
 
 class Proxy:

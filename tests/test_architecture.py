@@ -29,6 +29,7 @@ LAYERS = [
     {"calls", "inflight"},
     {"outcomes"},
     {"lifecycle", "queue", "uploads"},
+    {"statements"},
     {"recorder", "models", "context", "database", "counters", "tracing"},
 ]
 """Inside predictions, from the top down."""

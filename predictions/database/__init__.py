@@ -1,6 +1,12 @@
 """How the agent's processes wait for their database: sqlite3/ for other writers, postgresql.py for the server."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from django.db import connection
+
+_certain: ContextVar[bool] = ContextVar("certain", default=False)
 
 
 def bound_answers() -> None:
@@ -10,3 +16,21 @@ def bound_answers() -> None:
         from predictions.database.postgresql import BoundedConnection  # psycopg, which SQLite does without
 
         pool["connection_class"] = BoundedConnection
+
+
+@contextmanager
+def certain_connection() -> Iterator[None]:
+    """Inside the block a pooled connection is lent only after the server has answered on it.
+
+    For a new row: a server that hangs would make it when it wakes, long after its caller was told that it failed.
+    Every other change says what it expects to find, and may be made late or twice.
+    """
+    token = _certain.set(True)
+    try:
+        yield
+    finally:
+        _certain.reset(token)
+
+
+def must_be_certain() -> bool:
+    return _certain.get()

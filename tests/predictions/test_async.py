@@ -166,11 +166,11 @@ def test_a_submission_costs_one_insert_and_two_round_trips(client: APIClient, re
     assert redis_proxy.requests - before == 2
 
 
-def test_a_job_costs_three_queries(client: APIClient, work: Work) -> None:
+def test_a_job_costs_two_queries(client: APIClient, work: Work) -> None:
     task_id = submit(client)
     with CaptureQueriesContext(connection) as queries:
         run(task_id, Turn(run_id="r", timeout_seconds=9))
-    assert [query["sql"].split()[0] for query in queries] == ["UPDATE", "SELECT", "UPDATE"]
+    assert [query["sql"].split()[0] for query in queries] == ["UPDATE", "UPDATE"]
 
 
 @pytest.mark.parametrize("answered", [0, 1])

@@ -1,0 +1,79 @@
+"""The statements on the way of every prediction, composed once: made by the ORM anew for each, they cost more than they
+take to run. What is rare is left to the ORM.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from django.db import connection
+
+from predictions.models import Task
+
+_FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
+_TABLE = Task._meta.db_table
+_COLUMNS = ", ".join(str(field.column) for field in _FIELDS.values())
+_INSERT = f"INSERT INTO {_TABLE} ({_COLUMNS}) VALUES ({', '.join(['%s'] * len(_FIELDS))})"
+
+
+def insert(task: Task) -> None:
+    """Raises django.db.Error: IntegrityError where there is a task of this id."""
+    values = _prepared({name: getattr(task, name) for name in _FIELDS})
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, values)
+    task._state.adding, task._state.db = False, connection.alias
+
+
+def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes: Mapping[str, Any]) -> bool:
+    """Changes a task if its status is one of `comes_from`, and with `run_id` if that is the run that has it.
+
+    Whether it did. Raises django.db.Error.
+    """
+    sql = _move(tuple(changes), len(comes_from), by_run=run_id is not None)
+    run = [] if run_id is None else [run_id]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*_prepared(changes), task_id, *comes_from, *run])
+        return bool(cursor.rowcount)
+
+
+def start(
+    task_id: str, *, run_id: str, moment: datetime, lost: Sequence[str], handed_back: Sequence[str], attempts: int
+) -> Task | None:
+    """Gives a task that is pending, or whose run is known to be over, to a new run; None where it is not to be had.
+
+    After one of the runs `lost` it is the next attempt, of which there are at most `attempts`. Raises django.db.Error.
+    """
+    at = _prepared({"started_at": moment, "updated_at": moment})
+    params = [run_id, task_id, *at, *lost, task_id, *handed_back, *lost, attempts]
+    return next(iter(list(Task.objects.raw(_start(len(lost), len(handed_back)), params))), None)
+
+
+def _prepared(values: Mapping[str, Any]) -> list[Any]:
+    """Values as the database's driver takes them."""
+    return [_FIELDS[name].get_db_prep_save(value, connection) for name, value in values.items()]
+
+
+@lru_cache
+def _move(names: tuple[str, ...], statuses: int, *, by_run: bool) -> str:
+    changes = ", ".join(f"{_FIELDS[name].column} = %s" for name in names)
+    condition = f"id = %s AND status IN ({_marks(statuses)})" + (" AND run_id = %s" if by_run else "")
+    return f"UPDATE {_TABLE} SET {changes} WHERE {condition}"
+
+
+@lru_cache
+def _start(lost: int, handed_back: int) -> str:
+    after_lost = f"(status = 'running' AND run_id IN ({_marks(lost)}))"
+    after_hand_back = f"(status = 'running' AND run_id IN ({_marks(handed_back)}))"
+    attempt = f"CASE WHEN {after_lost} THEN attempt + 1 WHEN attempt < 1 THEN 1 ELSE attempt END"
+    return (
+        f"UPDATE {_TABLE}"
+        f" SET status = 'running', run_id = %s, queue_id = %s, started_at = %s, updated_at = %s, attempt = {attempt}"
+        f" WHERE id = %s AND (status = 'pending' OR {after_hand_back} OR ({after_lost} AND attempt < %s))"
+        f" RETURNING {_COLUMNS}"
+    )
+
+
+def _marks(count: int) -> str:
+    """Placeholders of a list; an empty one has nothing in it."""
+    return ", ".join(["%s"] * count) or "NULL"
