@@ -21,7 +21,7 @@ from predictions.queue.embedded import EmbeddedRedisError
 from scripts.starting.addresses import check_ports, web_address
 from scripts.starting.lock import only_one
 from scripts.starting.processes import Agent, Readiness, as_one_process
-from scripts.starting.release import create_operator, prepare_release, redis_if_needed
+from scripts.starting.release import create_operator, forget_counters, prepare_release, redis_if_needed
 from scripts.starting.settings import read_settings
 from scripts.starting.signals import catch_signals, ignore_signals
 from scripts.starting.terminal import ROOT, Refused, say
@@ -33,6 +33,7 @@ def run() -> int:
     check_ports()
     commands = dict(parse_procfile((ROOT / "Procfile").read_text()).processes)
     with redis_if_needed() as redis:
+        forget_counters()
         prepare_release(commands.pop("release"))
         operator, password = create_operator()
         address = web_address()

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,12 @@ def run_to_end(command: list[str], **more: str) -> str:
 
 def _first_words(command: list[str]) -> str:
     return " ".join(command[-1].split()[:3]) if command[0] == "sh" else " ".join(command[1:3])
+
+
+def forget_counters() -> None:
+    """The metrics of an agent that has ended would be added to this one's."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        shutil.rmtree(VAR / "metrics", ignore_errors=True)
 
 
 def prepare_release(commands: str) -> None:
