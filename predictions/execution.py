@@ -182,6 +182,11 @@ def run(task_id: str, turn: Turn) -> None:
         logger.error("the record service refused to let the task start: %s", error)
         give_up(task_id, "the record service refused the task")
         return
+    with working_on(request_id=task.request_id):
+        _run_started(task, turn)
+
+
+def _run_started(task: Task, turn: Turn) -> None:
     call = new_call(task, turn.timeout_seconds)
     turn.on_call(call)
     try:
