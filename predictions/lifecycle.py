@@ -23,7 +23,7 @@ from django.utils.timezone import now
 from predictions import statements
 from predictions.counters import task_finished
 from predictions.database import certain_connection
-from predictions.models import ENDED, UNFINISHED, Task
+from predictions.models import ENDED, UNFINISHED, Task, status_is
 from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, get_recorder
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def note_upstream(task: Task, upstream_id: str) -> None:
     Raises InvalidTransition when the task was canceled or given to another run, and RecordUnavailable.
     """
     with database_errors():
-        held = Task.objects.filter(pk=task.pk, status=Status.RUNNING, run_id=task.run_id)
+        held = Task.objects.filter(status_is(Status.RUNNING), pk=task.pk, run_id=task.run_id)
         if not held.update(upstream_id=upstream_id[:200], updated_at=now()):
             raise InvalidTransition(task.pk, Status.RUNNING)
     task.upstream_id = upstream_id
@@ -163,7 +163,7 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
         changes |= {"status": status, "ended_at": moment}
     comes_from = COMES_FROM.get(status, UNFINISHED if not status else ())
     with database_errors():
-        moved = Task.objects.filter(pk=task.pk, status__in=comes_from).update(updated_at=moment, **changes)
+        moved = Task.objects.filter(status_is(*comes_from), pk=task.pk).update(updated_at=moment, **changes)
         try:
             task.refresh_from_db()
         except Task.DoesNotExist as purged:

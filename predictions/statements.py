@@ -1,5 +1,5 @@
 """The statements on the way of every prediction, composed once: made by the ORM anew for each, they cost more than they
-take to run. What is rare is left to the ORM.
+take to run. What is rare is left to the ORM. Statuses are said by what they are not: see models.status_is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import connection
 
-from predictions.models import Task
+from predictions.models import Task, all_but
 
 _FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
 _TABLE = Task._meta.db_table
@@ -30,10 +30,11 @@ def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes
 
     Whether it did. Raises django.db.Error.
     """
-    sql = _move(tuple(changes), len(comes_from), by_run=run_id is not None)
+    others = all_but(comes_from)
+    sql = _move(tuple(changes), len(others), by_run=run_id is not None)
     run = [] if run_id is None else [run_id]
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*_prepared(changes), task_id, *comes_from, *run])
+        cursor.execute(sql, [*_prepared(changes), task_id, *others, *run])
         return bool(cursor.rowcount)
 
 
@@ -55,23 +56,28 @@ def _prepared(values: Mapping[str, Any]) -> list[Any]:
 
 
 @lru_cache
-def _move(names: tuple[str, ...], statuses: int, *, by_run: bool) -> str:
+def _move(names: tuple[str, ...], others: int, *, by_run: bool) -> str:
     changes = ", ".join(f"{_FIELDS[name].column} = %s" for name in names)
-    condition = f"id = %s AND status IN ({_marks(statuses)})" + (" AND run_id = %s" if by_run else "")
+    condition = f"id = %s AND status NOT IN ({_marks(others)})" + (" AND run_id = %s" if by_run else "")
     return f"UPDATE {_TABLE} SET {changes} WHERE {condition}"
 
 
 @lru_cache
 def _start(lost: int, handed_back: int) -> str:
-    after_lost = f"(status = 'running' AND run_id IN ({_marks(lost)}))"
-    after_hand_back = f"(status = 'running' AND run_id IN ({_marks(handed_back)}))"
+    after_lost = f"({_is('running')} AND run_id IN ({_marks(lost)}))"
+    after_hand_back = f"({_is('running')} AND run_id IN ({_marks(handed_back)}))"
     attempt = f"CASE WHEN {after_lost} THEN attempt + 1 WHEN attempt < 1 THEN 1 ELSE attempt END"
     return (
         f"UPDATE {_TABLE}"
         f" SET status = 'running', run_id = %s, queue_id = %s, started_at = %s, updated_at = %s, attempt = {attempt}"
-        f" WHERE id = %s AND (status = 'pending' OR {after_hand_back} OR ({after_lost} AND attempt < %s))"
+        f" WHERE id = %s AND ({_is('pending')} OR {after_hand_back} OR ({after_lost} AND attempt < %s))"
         f" RETURNING {_COLUMNS}"
     )
+
+
+def _is(status: str) -> str:
+    others = ", ".join(f"'{other}'" for other in all_but([status]))
+    return f"status NOT IN ({others})"
 
 
 def _marks(count: int) -> str:

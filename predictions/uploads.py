@@ -19,7 +19,7 @@ from django.core.signing import BadSignature, Signer
 from django.db import IntegrityError
 
 from predictions.lifecycle import database_errors, release_connection
-from predictions.models import Task, Upload
+from predictions.models import Task, Upload, status_is
 from predictions.recorder import RecordUnavailable
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def task_of(token: str) -> Task:
     except BadSignature as error:
         raise InvalidToken from error
     with database_errors():
-        task = Task.objects.defer("inputs", "outputs").filter(pk=task_id, status=Task.Status.RUNNING).first()
+        task = Task.objects.defer("inputs", "outputs").filter(status_is(Task.Status.RUNNING), pk=task_id).first()
     release_connection()  # the file is still to come
     if task is None:
         raise InvalidToken
