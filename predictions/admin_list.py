@@ -53,6 +53,10 @@ class NewestPaginator(InfinitePaginator):
 class TaskList(ChangeList):
     """Newest first, or oldest first: no other order has an index, whatever stands in the address."""
 
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count  # nobody counted them, so the heading is to name no number
+
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Task]) -> list[str]:
         filtered = {spec.field_path for spec in self.filter_specs if isinstance(spec, ValueMixin) and spec.value()}
         return led_by(filtered, super().get_ordering(request, queryset))

@@ -109,3 +109,11 @@ def test_pages_go_on_until_the_dates_have_to_be_used(admin: Client) -> None:
     assert "choose a date or a filter" in page
     assert admin.get(LIST, {"p": str(PAGES + 1)}).status_code == 302
     assert "across all pages" not in page
+
+
+@pytest.mark.parametrize("asked", [{}, {"status": "pending"}, {"q": "iris"}])
+def test_no_number_of_tasks_is_named_that_nobody_counted(admin: Client, asked: dict[str, str]) -> None:
+    submitted(*[now()] * 60)
+    page = admin.get(LIST, asked).content.decode()
+    assert len(found(page)) == 50
+    assert not re.search(r"\d+ (results?|tasks?|total)\b|Show all", page)
