@@ -15,6 +15,7 @@ from tests import redis_topologies
 
 KEPT = (
     "TEST_REDIS",
+    "SEARCH_EXAMPLES",
     "DATABASE_URL",
     "PATH",
     "HOME",
