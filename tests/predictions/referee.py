@@ -186,6 +186,9 @@ class Referee:
             case "run":
                 may_come = {actor.task_id} if actor.member in before.leases else {actor.task_id} - before.with_a_job
                 self.put_back |= came
+            case "predict":  # what its prediction gave, where the database would not take that
+                may_come = {actor.task_id}
+                self.put_back |= came
             case "init check":
                 may_come = self._noticed[actor]
                 self.put_back |= came
