@@ -47,7 +47,7 @@ def start(directory: Path) -> str:
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=directory)
     with (data / "postgresql.conf").open("a") as settings:
         settings.write(f"port = {port}\nunix_socket_directories = '{directory}'\nlisten_addresses = '127.0.0.1'\n")
-        settings.write("fsync = off\nmax_connections = 200\n")
+        settings.write("fsync = off\nmax_connections = 500\n")
     control(directory, "start")
     return f"postgres://agent:agent@127.0.0.1:{port}/agent"
 

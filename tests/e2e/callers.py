@@ -78,8 +78,8 @@ class Callers:
             self._note("200", self._why_not_whole(number, text))
         else:
             self._note(f"{response.status} {json.loads(text)['code']}")
-            if response.status == 503 and response.headers["Connection"] != "close":
-                self.wrong.append("a 503 without Connection: close")
+            if b"shutting down" in text and response.headers["Connection"] != "close":
+                self.wrong.append("told to go elsewhere, but not by Connection: close")
         return response.headers["Connection"] != "close"
 
     def _why_not_whole(self, number: int, text: bytes) -> str:
