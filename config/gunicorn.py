@@ -46,7 +46,7 @@ def post_worker_init(worker: Any) -> None:
     from predictions.api import draining
     from predictions.database import bound_answers
 
-    bound_answers()
+    bound_answers(cooperative=True)
     if settings.USE_LOCAL_REDIS and settings.ROOT_URLCONF == "config.urls":
         from predictions import closing
 

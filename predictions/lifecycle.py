@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.conf import settings
-from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, OperationalError, connections
 from django.db.models import F
 from django.utils.timezone import now
 
@@ -61,8 +61,11 @@ def database_errors() -> Iterator[None]:
 
 def release_connection() -> None:
     """Gives the pooled connection back for the time of the wait; an unpooled one is this thread's own."""
-    if "pool" in connection.settings_dict["OPTIONS"] and not connection.in_atomic_block:
-        connection.close()
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.connection is None or database.in_atomic_block:
+        return
+    if "pool" in database.settings_dict["OPTIONS"]:
+        database.close()
 
 
 def create(task: Task) -> Task:

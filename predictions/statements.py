@@ -7,11 +7,15 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db.models import CharField, FloatField, IntegerField, TextField
 
 from predictions.models import Task, all_but
 
 _FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
+_PLAIN = frozenset(
+    name for name, field in _FIELDS.items() if type(field) in (CharField, TextField, IntegerField, FloatField)
+)
 _TABLE = Task._meta.db_table
 _COLUMNS = ", ".join(str(field.column) for field in _FIELDS.values())
 _INSERT = f"INSERT INTO {_TABLE} ({_COLUMNS}) VALUES ({', '.join(['%s'] * len(_FIELDS))})"
@@ -51,8 +55,11 @@ def start(
 
 
 def _prepared(values: Mapping[str, Any]) -> list[Any]:
-    """Values as the database's driver takes them."""
-    return [_FIELDS[name].get_db_prep_save(value, connection) for name, value in values.items()]
+    """Values as the database's driver takes them; text and numbers it takes as they are."""
+    database = connections[DEFAULT_DB_ALIAS]
+    return [
+        value if name in _PLAIN else _FIELDS[name].get_db_prep_save(value, database) for name, value in values.items()
+    ]
 
 
 @lru_cache

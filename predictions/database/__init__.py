@@ -5,17 +5,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from django.db import connection
+from django.utils.module_loading import import_string
 
 _certain: ContextVar[bool] = ContextVar("certain", default=False)
 
 
-def bound_answers() -> None:
-    """From now on this process waits DATABASE_TIMEOUT seconds for an answer of PostgreSQL; until then for ever."""
+def bound_answers(*, cooperative: bool = False) -> None:
+    """From now on this process waits DATABASE_TIMEOUT seconds for an answer of PostgreSQL; until then for ever.
+
+    `cooperative`: it is one of gevent's greenlets.
+    """
     pool = connection.settings_dict["OPTIONS"].get("pool")
     if pool:
-        from predictions.database.postgresql import BoundedConnection  # psycopg, which SQLite does without
-
-        pool["connection_class"] = BoundedConnection
+        module = "cooperative.CooperativeConnection" if cooperative else "postgresql.BoundedConnection"
+        pool["connection_class"] = import_string(f"predictions.database.{module}")  # psycopg: SQLite does without
 
 
 @contextmanager

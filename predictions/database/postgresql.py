@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import psycopg
 from django.conf import settings
+from psycopg import generators
 from psycopg.abc import PQGen
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from predictions.database import must_be_certain
 
@@ -33,22 +34,35 @@ class BoundedConnection(psycopg.Connection[Any]):
         A server that ends says so, and closes: that can be read here, twice because its farewell comes first. Raises
         OperationalError.
         """
-        is_trusted = time.monotonic() - self._answered_at < TRUSTED_SECONDS and not must_be_certain()
-        if query == "" and is_trusted:
+        if query != "":
+            return super().execute(query, *args, **kwargs)
+        if time.monotonic() - self._answered_at < TRUSTED_SECONDS and not must_be_certain():
             self.pgconn.consume_input()
             self.pgconn.consume_input()
-            return self.cursor()
-        return super().execute(query, *args, **kwargs)
+        else:
+            self._ask()
+        return self.cursor()
+
+    def _ask(self) -> None:
+        """The empty query alone, without what a cursor does for a statement. Raises OperationalError."""
+        with self.lock:
+            self.pgconn.send_query(b"")
+            (result,) = self.wait(generators.execute(self.pgconn))
+        if result.status != ExecStatus.EMPTY_QUERY:
+            raise psycopg.OperationalError(result.get_error_message())
 
     def wait(self, gen: PQGen[T], interval: float = LOOK_EVERY_SECONDS, timeout: float | None = None) -> T:
         """The one place where psycopg waits for the server. Raises OperationalError."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
-            answer = super().wait(gen, interval, settings.DATABASE_TIMEOUT)
+            answer = self._wait(gen, interval)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.pgconn.finish()  # it still owes an answer, which must not be taken for the next one's
             raise
         self._answered_at = time.monotonic()
         return answer
+
+    def _wait(self, gen: PQGen[T], interval: float) -> T:
+        return super().wait(gen, interval, settings.DATABASE_TIMEOUT)
