@@ -19,9 +19,12 @@ import requests
 import requests.adapters
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.wait import wait_for_read
 
 # Shorter than servers keep idle connections (uvicorn 5 s, KServe 65 s): a request must not meet one that just closes.
 IDLE_SECONDS = 4.0
+POOLS = 8
+"""Origins whose connections are kept."""
 
 
 class Exchange:
@@ -101,7 +104,18 @@ class _Watched(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        return super().is_connected and time.monotonic() - self._used_at < IDLE_SECONDS
+        """Whether it may be used again: nothing has come on it since, no farewell either."""
+        return self.sock is not None and time.monotonic() - self._used_at < IDLE_SECONDS and self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        self.sock.settimeout(0)
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def connect(self) -> None:
         super().connect()
@@ -145,7 +159,8 @@ class _Watched(HTTPConnection):
 
 
 class _WatchedTLS(_Watched, HTTPSConnection):
-    pass
+    def _is_quiet(self) -> bool:
+        return not wait_for_read(self.sock, timeout=0.0)  # TLS lets nobody peek
 
 
 class _Pool(HTTPConnectionPool):
@@ -160,6 +175,34 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
+        self._pools: dict[tuple[str, str], Any] = {}
+
+    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pool of an origin; all requests to it have the same settings."""
+        scheme, _, rest = request.url.partition("://")
+        origin = scheme, rest.partition("/")[0]
+        pool = self._pools.get(origin)
+        if pool is None or pool.pool is None:  # closed by its manager, which keeps only so many
+            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
+            if len(self._pools) >= POOLS:
+                self._pools.clear()
+            self._pools[origin] = pool
+        return pool
+
+    def build_response(self, request: Any, answer: Any) -> requests.Response:
+        """Without cookies, which nobody here keeps."""
+        response = _Answer()
+        response.status_code = answer.status
+        response.headers = answer.headers
+        response.raw = answer
+        return response
+
+
+class _Answer(requests.Response):
+    def __init__(self) -> None:
+        """What closing and reading it needs; requests' own makes a jar for cookies."""
+        self._content: Any = False
+        self._content_consumed = False
 
 
 def new_session() -> requests.Session:
@@ -167,7 +210,7 @@ def new_session() -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_connections=8, pool_maxsize=512, max_retries=0)
+    adapter = _Adapter(pool_connections=POOLS, pool_maxsize=512, max_retries=0)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session

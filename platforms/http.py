@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import requests
@@ -197,9 +198,7 @@ class HttpPlatform(Platform):
 
     def _send(self, request: Request, call: Call, exchange: Exchange) -> requests.Response:
         """Straight through the adapter: a session would read a redirect's body into memory."""
-        body = _encode(request.body)
-        headers = _headers(body, call, request.headers)
-        made = requests.Request(request.method, request.url, data=body, headers=headers).prepare()
+        made = _prepared(request, call)
         remaining = exchange.remaining()
         with watched(exchange):
             return self._session.get_adapter(request.url).send(
@@ -220,6 +219,33 @@ class HttpPlatform(Platform):
             if isinstance(error, TIMEOUTS):
                 raise PlatformTimeout(f"the {self.name} platform did not answer in time") from error
             raise PlatformError(f"the answer of the {self.name} platform broke off") from error
+
+
+def _prepared(request: Request, call: Call) -> requests.PreparedRequest:
+    """As requests prepares it, but for what no request here has: files, forms, cookies, hooks.
+
+    Raises requests' errors, see INVALID_REQUEST.
+    """
+    body = _encode(request.body)
+    headers = _headers(body, call, request.headers)
+    if body is not None or request.method not in ("GET", "HEAD"):
+        headers["Content-Length"] = str(len(body or b""))
+    made = requests.PreparedRequest()
+    made.method = request.method
+    made.url = _checked_url(request.url)
+    made.prepare_headers(headers)
+    made.body = body
+    if "@" in request.url:  # a name and a password, perhaps
+        made.prepare_auth(None)
+    return made
+
+
+@lru_cache(maxsize=1024)
+def _checked_url(url: str) -> str | None:
+    """The URL as it is sent. Predictions of a model have the same."""
+    made = requests.PreparedRequest()
+    made.prepare_url(url, None)
+    return made.url
 
 
 def _encode(body: Any) -> bytes | None:
