@@ -38,6 +38,8 @@ class StrictCharField(serializers.CharField):
 class PredictionSerializer(serializers.Serializer[Any]):
     """The body of a prediction request. Unknown keys are ignored."""
 
+    default_error_messages = {"null": "No data provided"}
+
     model_name = StrictCharField(max_length=200)
     inputs = ObjectField()
     model_version = StrictCharField(max_length=100, required=False, allow_blank=True, allow_null=True, default="")
