@@ -3,7 +3,7 @@
 The instruments are made at their first use, so a command that counts nothing leaves no file behind.
 """
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -65,9 +65,20 @@ _models: set[str] = set()
 
 def request_answered(path: str, status: int, seconds: float) -> None:
     """Counts an HTTP answer. `path` is the route, such as `/task/{task_id}`, so that there are few."""
-    _instruments.http_requests.labels(path).inc()
-    _instruments.response_status.labels(path, str(status)).inc()
-    _instruments.http_response_time.labels(path).observe(seconds)
+    requests, answers, times = _of_route(path, status)
+    requests.inc()
+    answers.inc()
+    times.observe(seconds)
+
+
+@lru_cache(maxsize=1024)
+def _of_route(path: str, status: int) -> tuple[Counter, Gauge, Histogram]:
+    """What counts these answers; a metric looks it up slowly."""
+    return (
+        _instruments.http_requests.labels(path),
+        _instruments.response_status.labels(path, str(status)),
+        _instruments.http_response_time.labels(path),
+    )
 
 
 def task_finished(model_name: str, status: str) -> None:

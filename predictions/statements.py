@@ -8,14 +8,25 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
-from django.db.models import CharField, FloatField, IntegerField, TextField
+from django.db.models import (
+    BooleanField,
+    CharField,
+    DateTimeField,
+    FloatField,
+    IntegerField,
+    PositiveSmallIntegerField,
+    TextField,
+)
 
 from predictions.models import Task, all_but
 
 _FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
 _PLAIN = frozenset(
-    name for name, field in _FIELDS.items() if type(field) in (CharField, TextField, IntegerField, FloatField)
+    name
+    for name, field in _FIELDS.items()
+    if type(field) in (BooleanField, CharField, FloatField, IntegerField, PositiveSmallIntegerField, TextField)
 )
+_TIMES = frozenset(name for name, field in _FIELDS.items() if type(field) is DateTimeField)
 _TABLE = Task._meta.db_table
 _COLUMNS = ", ".join(str(field.column) for field in _FIELDS.values())
 _INSERT = f"INSERT INTO {_TABLE} ({_COLUMNS}) VALUES ({', '.join(['%s'] * len(_FIELDS))})"
@@ -34,7 +45,7 @@ def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes
 
     Whether it did. Raises django.db.Error.
     """
-    others = all_but(comes_from)
+    others = _all_but(tuple(comes_from))
     sql = _move(tuple(changes), len(others), by_run=run_id is not None)
     run = [] if run_id is None else [run_id]
     with connection.cursor() as cursor:
@@ -58,8 +69,16 @@ def _prepared(values: Mapping[str, Any]) -> list[Any]:
     """Values as the database's driver takes them; text and numbers it takes as they are."""
     database = connections[DEFAULT_DB_ALIAS]
     return [
-        value if name in _PLAIN else _FIELDS[name].get_db_prep_save(value, database) for name, value in values.items()
+        value
+        if value is None or name in _PLAIN
+        else database.ops.adapt_datetimefield_value(value)
+        if name in _TIMES
+        else _FIELDS[name].get_db_prep_save(value, database)
+        for name, value in values.items()
     ]
+
+
+_all_but = lru_cache(all_but)
 
 
 @lru_cache

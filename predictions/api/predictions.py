@@ -2,11 +2,12 @@
 
 from contextlib import suppress
 
+from django.http import HttpResponse
 from rest_framework.request import Request
-from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from predictions import submission
+from predictions.api.requests import answered
 from predictions.api.serializers import PredictionSerializer, task_object
 from predictions.submission import PredictionRequest
 
@@ -31,14 +32,14 @@ def prediction_request(request: Request) -> PredictionRequest:
 class PredictView(APIView):
     """`POST /v1/predict`: run it now and answer the ended task."""
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         task = submission.predict(prediction_request(request))
-        return Response(task_object(task))
+        return answered(task_object(task))
 
 
 class AsyncPredictView(APIView):
     """`POST /async/v1/predict`: queue it and answer its id."""
 
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         task = submission.submit(prediction_request(request))
-        return Response({"id": task.pk})
+        return answered({"id": task.pk})

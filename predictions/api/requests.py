@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -56,7 +57,7 @@ class RequestMiddleware:
             part.answered(request.method or "", route, response.status_code)
             if not response.streaming:
                 release_connection()  # a caller who reads slowly must not hold it
-            if not is_quiet:
+            if not is_quiet and logger.isEnabledFor(logging.INFO):
                 logger.info(
                     "%s %s %d %.1fms",
                     request.method,
@@ -85,8 +86,13 @@ def _shown(path: str) -> str:
 def _route(request: HttpRequest) -> str:
     """The route that was asked, without what callers put into it; the admin's pages are one."""
     match = request.resolver_match
-    route = f"/{match.route}" if match else request.path if request.path in ("/live", "/ready") else "other"
-    return "/admin" if route.startswith("/admin") else re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route)
+    return _in_words(f"/{match.route}") if match else request.path if request.path in ("/live", "/ready") else "other"
+
+
+@lru_cache
+def _in_words(pattern: str) -> str:
+    """There are as many patterns as routes."""
+    return "/admin" if pattern.startswith("/admin") else re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", pattern)
 
 
 def _refusal(request: HttpRequest) -> HttpResponse | None:
@@ -123,6 +129,11 @@ class JSONAnswer(BaseRenderer):
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
     ) -> bytes:
         return b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
+
+
+def answered(data: Any) -> HttpResponse:
+    """The answer of a view that is asked often: made at once, where DRF's own waits for a renderer to be chosen."""
+    return HttpResponse(JSONAnswer().render(data), content_type=JSONAnswer.media_type)
 
 
 class AllowAlone(BaseMetadata):
