@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import environ
@@ -70,7 +70,8 @@ class Postgres:
         postmaster = int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(postmaster, number)
         for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
-            os.kill(int(child), number)
+            with suppress(ProcessLookupError):  # it was about to end
+                os.kill(int(child), number)
 
     def close(self) -> None:
         self.thaw()
