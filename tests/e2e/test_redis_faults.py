@@ -39,7 +39,7 @@ def redis_server(tmp_path: Path, configured: Callable[..., None]) -> Iterator[Ow
 @pytest.fixture
 def start(serve: Callable[..., Server], slow_platform: SlowPlatform, redis_server: OwnRedis) -> Start:
     def start(process: str, **environment: str) -> Server:
-        sizes = {"WORKER_CONCURRENCY": "32", "MAX_QUEUE_SIZE": "1000", "REDIS_ADDRESS": redis_server.address}
+        sizes = {"WORKER_CONCURRENCY": "32", "MAX_QUEUE_SIZE": "10000", "REDIS_ADDRESS": redis_server.address}
         return serve(process, **{**slow_platform.environment(), **sizes, **environment})
 
     return start
