@@ -62,7 +62,7 @@ def redis_server(
     who = request.node.callspec.params["who"]
     (tmp_path / "redis").mkdir()
     server = OwnRedis(tmp_path / "redis", environment={**os.environ, **clock.environment} if who == "redis" else None)
-    configured(REDIS_ADDRESS=server.address, ML_PLATFORM="k8s", MAX_QUEUE_SIZE=1000)
+    configured(REDIS_ADDRESS=server.address, ML_PLATFORM="k8s", MAX_QUEUE_SIZE=10000)
     forget_connections()
     yield server
     server.end()
@@ -82,7 +82,7 @@ def test_a_step_of_the_clock_loses_nothing_and_runs_nothing_twice(
     common = {
         **slow_platform.environment(),
         "WORKER_CONCURRENCY": "64",
-        "MAX_QUEUE_SIZE": "1000",
+        "MAX_QUEUE_SIZE": "10000",
         "REDIS_ADDRESS": redis_server.address,
     }
     stepped = {**common, **clock.environment}

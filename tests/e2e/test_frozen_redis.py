@@ -30,7 +30,7 @@ def redis(tmp_path: Path) -> Iterator[Topology]:
 def test_submissions_are_refused_soon_and_nothing_is_lost(
     serve: Serve, slow_platform: SlowPlatform, redis: Topology
 ) -> None:
-    settings = {**redis.environment(), **slow_platform.environment(), "MAX_QUEUE_SIZE": "1000"}
+    settings = {**redis.environment(), **slow_platform.environment(), "MAX_QUEUE_SIZE": "10000"}
     web = serve("web", **settings)
     serve("worker", WORKER_CONCURRENCY="64", **settings)
 

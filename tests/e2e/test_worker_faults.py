@@ -33,7 +33,7 @@ def start(serve: Serve, slow_platform: SlowPlatform) -> Start:
     """A process of an agent for the slow platform, with 64 slots and room for a thousand tasks."""
 
     def start(process: str, **environment: str) -> Server:
-        sizes = {"WORKER_CONCURRENCY": str(SLOTS), "MAX_QUEUE_SIZE": "1000"}
+        sizes = {"WORKER_CONCURRENCY": str(SLOTS), "MAX_QUEUE_SIZE": "10000"}
         return serve(process, **{**slow_platform.environment(), **sizes, **environment})
 
     return start
