@@ -1,8 +1,17 @@
 """gunicorn's settings for `web` and `webhook` (`gunicorn -c config/gunicorn.py config.wsgi`).
 
-Measured reasons: a prediction is mostly waiting, and gevent carries a thousand waiting ones in two processes where
-threads need a database connection and a stack each. Its accept loop is also not held up by clients that close slowly,
-as gthread's is.
+The worker class and its numbers were chosen by measurement (two cores, medians of two rounds, PostgreSQL; a crowd is a
+thousand predictions of one second at once, and the probe is the worst answer of /live meanwhile):
+
+    class, processes           requests/s, instant   crowd    probe   memory in the crowd
+    gevent, 2                          549           2.6 s   0.11 s        233 MB
+    gevent, 1                          521           2.7 s   0.07 s        170 MB
+    gevent, 4                          386           2.5 s   0.09 s        383 MB
+    gthread, 2 with 64 threads         516          11.1 s   3.3 s         184 MB
+    gthread, 2 with 500 threads        456           3.6 s   0.23 s        215 MB
+
+A prediction is mostly waiting. Threads wait as well as greenlets do, but only as many as there are: the next caller, a
+probe among them, waits for one. More processes than cores only cost memory.
 """
 
 import gc
