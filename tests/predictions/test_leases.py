@@ -72,6 +72,24 @@ def test_the_jobs_of_a_lost_worker_are_run_once_more_and_then_failed(
     assert (task.status, task.error_info) == ("failed", "its worker was lost 2 times")
 
 
+class BeatsMeanwhile(Bookkeeping):
+    """A worker whose supervisor puts a run back right after one of its slots has found it forgotten."""
+
+    def restore(self, run: Run) -> bool:
+        assert super().restore(run)
+        return super().restore(run)
+
+
+def test_a_job_is_handed_back_although_a_beat_put_it_back_into_an_emptied_redis_meanwhile(client: APIClient) -> None:
+    task_id = submit(client)
+    books = BeatsMeanwhile("beating")
+    (run,), _ = books.claim("default", 1)
+    get_redis().flushall()
+    assert books.end(run, "queued", seconds=0)
+    assert queue.waiting_ids() == [task_id]
+    assert queue.sizes() == queue.Sizes(waiting=1, running=0)
+
+
 def test_a_lost_workers_job_goes_to_the_front(client: APIClient) -> None:
     first, second = submit(client), submit(client)
     claim()
