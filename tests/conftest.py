@@ -1,6 +1,7 @@
 """Fixtures: an empty database and Redis for each test, a client, a worker, and real servers as processes."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -116,6 +117,35 @@ def work() -> Iterator[Callable[..., ThreadWorker]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+class RunningWorker:
+    """A worker in a thread. The thread is a daemon: one that does not end fails its test, and holds nothing up."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.worker = new_worker(**attributes)
+        self.thread = threading.Thread(target=self.worker.work, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.worker.request_stop(15, None)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[..., RunningWorker]]:
+    """Starts workers in threads of this process, and ends them whatever came of the test."""
+    started: list[RunningWorker] = []
+
+    def start(**attributes: Any) -> RunningWorker:
+        started.append(RunningWorker(**attributes))
+        return started[-1]
+
+    yield start
+    predictors.gate.set()
+    for running in started:
+        running.stop()
 
 
 @pytest.fixture

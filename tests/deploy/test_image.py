@@ -179,7 +179,7 @@ def test_web_finishes_what_is_in_flight_when_the_container_is_stopped(agent: Cal
     def predict() -> None:
         answers.append(requests.post(f"http://{address}/v1/predict", json=slow, headers=KEY, timeout=60))
 
-    caller = threading.Thread(target=predict)
+    caller = threading.Thread(target=predict, daemon=True)
     caller.start()
     time.sleep(1)
     web.signal("TERM")

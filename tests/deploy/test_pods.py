@@ -114,7 +114,7 @@ class Pod:
             self.containers[part["name"]].signal("TERM")
             codes[part["name"]] = self.containers[part["name"]].wait(self.spec["terminationGracePeriodSeconds"])
 
-        threads = [threading.Thread(target=stop, args=(part,)) for part in self.spec["containers"]]
+        threads = [threading.Thread(target=stop, args=(part,), daemon=True) for part in self.spec["containers"]]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -236,7 +236,7 @@ def test_a_pod_of_the_shared_redis_that_leaves_finishes_what_it_began(cluster: C
     assert (task(web, running)["status"], task(web, running)["attempt"]) == ("succeeded", 1)
 
     answers: list[dict[str, Any]] = []
-    caller = threading.Thread(target=lambda: answers.append(predict(web, delay_seconds=14)))
+    caller = threading.Thread(target=lambda: answers.append(predict(web, delay_seconds=14)), daemon=True)
     caller.start()
     time.sleep(1)
     began = time.monotonic()

@@ -27,7 +27,7 @@ class Callers:
         self._numbers = iter(range(10**9))
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(count)]
 
     def __enter__(self) -> "Callers":
         for thread in self._threads:

@@ -41,7 +41,7 @@ class Crowd:
         self._lock = threading.Lock()
         self._next = first
         self._over = threading.Event()
-        self._callers = [threading.Thread(target=self._submit) for _ in range(callers)]
+        self._callers = [threading.Thread(target=self._submit, daemon=True) for _ in range(callers)]
 
     def __enter__(self) -> "Crowd":
         for caller in self._callers:

@@ -239,7 +239,7 @@ def test_new_tasks_are_followed_as_they_come_and_go(
             seen.wait(3)
 
     seen = threading.Event()
-    submitter = threading.Thread(target=submit_until_seen)
+    submitter = threading.Thread(target=submit_until_seen, daemon=True)
     submitter.start()
     first = json.loads(command.line())
     seen.set()

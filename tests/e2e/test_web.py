@@ -26,7 +26,7 @@ def slow_iris(web: Server, seconds: float) -> requests.Response:
 def test_a_sync_prediction_on_a_local_model_can_be_canceled(serve: Serve) -> None:
     web = serve("web", **IRIS)
     answers: list[requests.Response] = []
-    caller = threading.Thread(target=lambda: answers.append(slow_iris(web, 300)))
+    caller = threading.Thread(target=lambda: answers.append(slow_iris(web, 300)), daemon=True)
     caller.start()
     until(Task.objects.exists)
     assert requests.post(f"{web.url}/cancel/{Task.objects.get().pk}", timeout=30).status_code == 202
@@ -48,7 +48,7 @@ def test_a_local_model_that_computes_does_not_hold_up_the_others(serve: Serve) -
     web = serve("web", LOCAL_PREDICTOR="tests.predictors:compute")
     body = {"model_name": "m", "inputs": {"seconds": 6}}
     caller = threading.Thread(
-        target=requests.post, args=(f"{web.url}/v1/predict",), kwargs={"json": body, "timeout": 60}
+        target=requests.post, args=(f"{web.url}/v1/predict",), kwargs={"json": body, "timeout": 60}, daemon=True
     )
     caller.start()
     until(Task.objects.exists)

@@ -19,7 +19,7 @@ class LockWaits:
         self.seen: list[tuple[str, str]] = []
         self._url = url
         self._over = threading.Event()
-        self._looking = threading.Thread(target=self._look)
+        self._looking = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> "LockWaits":
         self._looking.start()

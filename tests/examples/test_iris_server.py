@@ -65,7 +65,7 @@ class Client:
 @contextlib.contextmanager
 def serving(model_name: str) -> Iterator[Client]:
     with server.IrisServer("127.0.0.1", 0, model_name) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         client = Client(running.server_port)
         try:

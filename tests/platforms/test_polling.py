@@ -464,7 +464,8 @@ def test_calls_on_one_platform_do_not_disturb_each_other(cloud: Cloud, stub: Stu
     platform = cloud.make(stub.address)
     results: list[object] = []
     threads = [
-        threading.Thread(target=lambda: results.append(platform.predict(FLOWER, call()).outputs)) for _ in range(8)
+        threading.Thread(target=lambda: results.append(platform.predict(FLOWER, call()).outputs), daemon=True)
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()

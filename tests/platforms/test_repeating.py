@@ -282,13 +282,13 @@ def test_stopping_one_of_many_calls_breaks_no_other(direct: Direct, stub: Stub) 
     def predict_often() -> None:
         for _ in range(20):
             mine = call()
-            threading.Thread(target=mine.stop, args=(StopReason.CANCELED,)).start()
+            threading.Thread(target=mine.stop, args=(StopReason.CANCELED,), daemon=True).start()
             try:
                 outcomes.append(platform.predict(FLOWER, mine).outputs)
             except CallStopped:
                 outcomes.append("stopped")
 
-    threads = [threading.Thread(target=predict_often) for _ in range(4)]
+    threads = [threading.Thread(target=predict_often, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

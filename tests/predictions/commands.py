@@ -54,7 +54,7 @@ class Shell:
         self._monkeypatch.setattr("sys.stdin", typed)
         self._capsys.readouterr()
         over = threading.Event()
-        keyboard = threading.Thread(target=_press, args=(ctrl_c, presses, over))
+        keyboard = threading.Thread(target=_press, args=(ctrl_c, presses, over), daemon=True)
         keyboard.start()
         code = 0
         try:

@@ -59,7 +59,7 @@ def test_an_ended_task_cannot_be_canceled(client: APIClient, status: str) -> Non
 def test_a_running_task_is_stopped_and_stays_canceled(client: APIClient) -> None:
     task_id = submit(client, {"wait": True})
     worker = new_worker()
-    thread = threading.Thread(target=worker.work, kwargs={"burst": True})
+    thread = threading.Thread(target=worker.work, kwargs={"burst": True}, daemon=True)
     thread.start()
     until(lambda: predictors.calls)
     response = client.post(f"/cancel/{task_id}")

@@ -19,7 +19,7 @@ from tests import predictors
 from tests.ports import free_port
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
-from tests.predictions.test_worker import Running, status_of
+from tests.predictions.test_worker import StartWorker, status_of
 
 BODY = {"model_name": "m", "inputs": {}}
 
@@ -65,9 +65,11 @@ def test_a_prediction_that_was_made_is_written_down(client: APIClient) -> None:
     assert queue.sizes() == queue.Sizes(0, 0)
 
 
-def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_queue(client: APIClient) -> None:
+def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_queue(
+    client: APIClient, start_worker: StartWorker
+) -> None:
     long = submit(client, {"wait": True})
-    running = Running(concurrency=2, linger_seconds=4, before_finishing=closing.close_queue)
+    running = start_worker(concurrency=2, linger_seconds=4, before_finishing=closing.close_queue)
     until(lambda: predictors.calls)
     running.worker.request_stop(15, None)
     meanwhile = submit(client)
@@ -82,10 +84,12 @@ def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_qu
     assert {status_of(long), status_of(another_long)} == {"succeeded"}
 
 
-def test_what_a_worker_cannot_finish_in_time_is_failed_with_the_queue(client: APIClient) -> None:
+def test_what_a_worker_cannot_finish_in_time_is_failed_with_the_queue(
+    client: APIClient, start_worker: StartWorker
+) -> None:
     """Handed back to a Redis that is about to end it would be lost."""
     task_id = submit(client, {"wait": True})
-    running = Running(concurrency=1, shutdown_seconds=0.1, before_finishing=closing.close_queue)
+    running = start_worker(concurrency=1, shutdown_seconds=0.1, before_finishing=closing.close_queue)
     until(lambda: predictors.calls)
     running.stop()
     assert Task.objects.get(pk=task_id).error_info == "the task queue was closed"

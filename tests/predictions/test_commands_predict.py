@@ -10,10 +10,10 @@ import pytest
 from predictions.models import Task
 from predictions.queue import queue
 from tests import predictors
+from tests.conftest import RunningWorker
 from tests.platforms.makers import RUNPOD
 from tests.platforms.stub import Stub, hangs, streams, streams_until_hung_up
 from tests.predictions.commands import Shell
-from tests.predictions.test_worker import Running
 from tests.proxy import Proxy
 
 GENERATE = "POST /v1/models/llm:predict"
@@ -46,11 +46,8 @@ def runpod(stub: Stub, configured: Callable[..., None], settings: Any) -> Stub:
 
 
 @pytest.fixture
-def worker() -> Iterator[Running]:
-    running = Running()
-    yield running
-    predictors.gate.set()
-    running.stop()
+def worker(start_worker: Callable[..., RunningWorker]) -> None:
+    start_worker()
 
 
 def piece(number: int, data: str) -> bytes:
@@ -143,7 +140,8 @@ def test_a_queued_prediction_answers_its_id(shell: Shell) -> None:
     assert queue.sizes().waiting == 2
 
 
-def test_a_queued_prediction_can_be_waited_for(shell: Shell, worker: Running) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_queued_prediction_can_be_waited_for(shell: Shell) -> None:
     said = shell("predict", "iris", "--inputs", '{"answer": [1]}', "--async", "--wait")
     task = Task.objects.get()
     assert (said.code, json.loads(said.out)) == (0, [1])

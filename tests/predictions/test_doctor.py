@@ -26,14 +26,13 @@ from predictions.queue.overview import overview
 from predictions.queue.scheduler import Scheduler
 from predictions.queue.server import Server, server
 from predictions.recorder import get_recorder
-from tests import environment, predictors
-from tests.conftest import one_redis
+from tests import environment
+from tests.conftest import RunningWorker, one_redis
 from tests.platforms.stub import Stub, answers, closed_port, says
 from tests.predictions.commands import Shell
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.predictions.test_maintenance import task
-from tests.predictions.test_worker import Running
 from tests.proxy import Proxy
 from tests.redis_servers import RedisServer
 
@@ -76,15 +75,12 @@ def record_service(stub: Stub, configured: Callable[..., None]) -> Iterator[Stub
 
 
 @pytest.fixture
-def deployment() -> Iterator[None]:
+def deployment(start_worker: Callable[..., RunningWorker]) -> None:
     """A worker and a scheduler, as the Procfile has them."""
-    running = Running()
+    start_worker()
     scheduler = Scheduler()
     scheduler.register_birth()
     until(lambda: overview().workers_alive)
-    yield
-    predictors.gate.set()
-    running.stop()
 
 
 @pytest.fixture

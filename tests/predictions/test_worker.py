@@ -1,6 +1,5 @@
 """The worker: heartbeats, time limits, hand-back, signals, slots, and Redis going away."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,50 +15,26 @@ from predictions.queue import worker as worker_module
 from predictions.queue.connections import get_redis
 from predictions.queue.worker_scripts import FAR_SECONDS
 from tests import predictors
-from tests.conftest import new_worker
+from tests.conftest import RunningWorker
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.proxy import Proxy
 
-
-class Running:
-    """A worker in a thread."""
-
-    def __init__(self, **attributes: Any) -> None:
-        self.worker = new_worker(**attributes)
-        self.thread = threading.Thread(target=self.worker.work)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.worker.request_stop(15, None)
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-
-
-@pytest.fixture
-def start() -> Any:
-    started: list[Running] = []
-
-    def run(**attributes: Any) -> Running:
-        started.append(Running(**attributes))
-        return started[-1]
-
-    yield run
-    predictors.gate.set()
-    for running in started:
-        running.stop()
+StartWorker = Callable[..., RunningWorker]
 
 
 def status_of(task_id: str) -> str:
     return Task.objects.get(pk=task_id).status
 
 
-def test_the_heartbeat_keeps_every_lease_and_the_worker(client: APIClient, start: Any, monkeypatch: Any) -> None:
+def test_the_heartbeat_keeps_every_lease_and_the_worker(
+    client: APIClient, start_worker: StartWorker, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(worker_module, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
     for _ in range(4):
         submit(client, {"wait": True})
-    start(concurrency=4)
+    start_worker(concurrency=4)
     until(lambda: len(predictors.calls) == 4)
     for member in get_redis().zrange(f"{RQ_KEY_PREFIX}:wip:default", 0, -1):
         get_redis().zincrby(f"{RQ_KEY_PREFIX}:wip:default", -15, member)
@@ -73,19 +48,19 @@ def test_the_heartbeat_keeps_every_lease_and_the_worker(client: APIClient, start
     assert BaseWorker.all(connection=get_redis())[0].successful_job_count == 4
 
 
-def test_no_more_than_its_concurrency_run_at_once(client: APIClient, start: Any) -> None:
+def test_no_more_than_its_concurrency_run_at_once(client: APIClient, start_worker: StartWorker) -> None:
     for _ in range(6):
         submit(client, {"wait": True})
-    start(concurrency=2)
+    start_worker(concurrency=2)
     until(lambda: len(predictors.calls) == 2)
     time.sleep(0.1)
     assert len(predictors.calls) == 2
     assert queue.sizes() == queue.Sizes(waiting=4, running=2)
 
 
-def test_a_shutdown_finishes_what_runs_and_takes_nothing_new(client: APIClient) -> None:
+def test_a_shutdown_finishes_what_runs_and_takes_nothing_new(client: APIClient, start_worker: StartWorker) -> None:
     running_id = submit(client, {"wait": True})
-    running = Running(concurrency=1)
+    running = start_worker(concurrency=1)
     until(lambda: predictors.calls)
     waiting_id = submit(client)
     running.worker.request_stop(15, None)
@@ -97,11 +72,11 @@ def test_a_shutdown_finishes_what_runs_and_takes_nothing_new(client: APIClient) 
 
 
 def test_what_takes_too_long_at_shutdown_goes_back_to_the_front_uncounted(
-    client: APIClient, work: Callable[..., Any]
+    client: APIClient, start_worker: StartWorker, work: Callable[..., Any]
 ) -> None:
     first = submit(client, {"wait": True})
     second = submit(client)
-    running = Running(concurrency=1, shutdown_seconds=0.1)
+    running = start_worker(concurrency=1, shutdown_seconds=0.1)
     until(lambda: predictors.calls)
     running.stop()
     assert queue.waiting_ids() == [first, second]
@@ -112,8 +87,8 @@ def test_what_takes_too_long_at_shutdown_goes_back_to_the_front_uncounted(
     assert tasks[second].status == "succeeded"
 
 
-def test_sigtstp_and_sigcont_hold_and_resume(client: APIClient, start: Any) -> None:
-    running = start()
+def test_sigtstp_and_sigcont_hold_and_resume(client: APIClient, start_worker: StartWorker) -> None:
+    running = start_worker()
     running.worker._take_none(0, None)
     task_id = submit(client)
     time.sleep(0.3)
@@ -123,13 +98,13 @@ def test_sigtstp_and_sigcont_hold_and_resume(client: APIClient, start: Any) -> N
 
 
 def test_a_job_that_does_not_end_gives_its_slot_on(
-    client: APIClient, start: Any, monkeypatch: Any, configured: Callable[..., None]
+    client: APIClient, start_worker: StartWorker, monkeypatch: Any, configured: Callable[..., None]
 ) -> None:
     monkeypatch.setattr(worker_module, "REACT_SECONDS", 0.2)
     monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
     configured(TASK_TIMEOUT=1)
     stuck = submit(client, {"sleep": 8})  # one call of C: no exception reaches it before it returns
-    start(concurrency=1)
+    start_worker(concurrency=1)
     until(lambda: status_of(stuck) == "failed")
     next_one = submit(client, {"answer": 1})
     until(lambda: status_of(next_one) == "succeeded")
@@ -137,9 +112,11 @@ def test_a_job_that_does_not_end_gives_its_slot_on(
 
 
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
-def test_a_model_that_wants_to_end_the_process_ends_its_task_alone(client: APIClient, start: Any, error: str) -> None:
+def test_a_model_that_wants_to_end_the_process_ends_its_task_alone(
+    client: APIClient, start_worker: StartWorker, error: str
+) -> None:
     ending = submit(client, {"raise": error})
-    start(concurrency=1)
+    start_worker(concurrency=1)
     until(lambda: status_of(ending) == "failed")
     assert Task.objects.get().error_info == f"the model raised {error}"
     next_one = submit(client)
@@ -156,8 +133,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_redis_that_was_emptied_is_told_again_what_runs(client: APIClient, start: Any) -> None:
-    running = start(concurrency=2, shutdown_seconds=0.1)
+def test_a_redis_that_was_emptied_is_told_again_what_runs(client: APIClient, start_worker: StartWorker) -> None:
+    running = start_worker(concurrency=2, shutdown_seconds=0.1)
     ids = {submit(client, {"wait": True}) for _ in range(2)}
     until(lambda: len(predictors.calls) == 2)
     get_redis().flushall()
@@ -168,8 +145,8 @@ def test_a_redis_that_was_emptied_is_told_again_what_runs(client: APIClient, sta
 
 
 @pytest.mark.usefixtures("often")
-def test_a_redis_that_was_emptied_gets_back_what_waited(client: APIClient, start: Any) -> None:
-    start(concurrency=2)
+def test_a_redis_that_was_emptied_gets_back_what_waited(client: APIClient, start_worker: StartWorker) -> None:
+    start_worker(concurrency=2)
     for wait in (True, True, False, False, False):
         submit(client, {"wait": wait})
     until(lambda: len(predictors.calls) == 2)
@@ -181,28 +158,32 @@ def test_a_redis_that_was_emptied_gets_back_what_waited(client: APIClient, start
     assert len(predictors.calls) == 5
 
 
-def test_a_job_that_is_handed_back_to_a_redis_just_emptied_is_not_lost(client: APIClient) -> None:
+def test_a_job_that_is_handed_back_to_a_redis_just_emptied_is_not_lost(
+    client: APIClient, start_worker: StartWorker
+) -> None:
     task_id = submit(client, {"wait": True})
-    running = Running(concurrency=1, shutdown_seconds=0)
+    running = start_worker(concurrency=1, shutdown_seconds=0)
     until(lambda: predictors.calls)
     get_redis().flushall()
     running.stop()
     assert queue.waiting_ids() == [task_id]
 
 
-def test_rqs_stop_command_cancels_the_task(client: APIClient, start: Any) -> None:
+def test_rqs_stop_command_cancels_the_task(client: APIClient, start_worker: StartWorker) -> None:
     from rq.command import send_stop_job_command
 
     task_id = submit(client, {"wait": True})
-    start()
+    start_worker()
     until(lambda: predictors.calls)
     send_stop_job_command(get_redis(), task_id, serializer="json")
     until(lambda: status_of(task_id) == "canceled")
 
 
-def test_a_worker_outlives_a_redis_that_goes_away(client: APIClient, start: Any, redis_proxy: Proxy) -> None:
+def test_a_worker_outlives_a_redis_that_goes_away(
+    client: APIClient, start_worker: StartWorker, redis_proxy: Proxy
+) -> None:
     task_id = submit(client, {"wait": True})
-    start()
+    start_worker()
     until(lambda: predictors.calls)
     redis_proxy.cut()
     predictors.gate.set()
