@@ -85,6 +85,17 @@ class Roll:
         return True
 
 
+class ListenerName:
+    """What a connection asks of its listener. It is asked when the connection's greenlet begins, and a connection
+    that was accepted last begins after the listener is closed."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
 class PatientWorker(GeventWorker):
     """Ends when told to, without haste: see the module."""
 
@@ -145,7 +156,7 @@ class PatientWorker(GeventWorker):
 
     def _serve(self, listener: Any, pool: Pool) -> StreamServer:
         listener.setblocking(1)
-        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=pool)
+        server = StreamServer(listener, handle=partial(self.handle, ListenerName(listener)), spawn=pool)
         if self.cfg.workers > 1:
             server.max_accept = 1  # the others shall have their share
         server.start()

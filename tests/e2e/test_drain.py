@@ -1,5 +1,7 @@
 """SIGTERM to web under load: every request is answered or refused, none is cut off, and what was begun is finished."""
 
+import json
+import os
 import signal
 import socket
 import time
@@ -63,6 +65,28 @@ def test_nobody_is_cut_off_while_web_ends(serve: Serve, slow_platform: SlowPlatf
         "pending": waiting,
     }
     assert len(slow_platform.calls()) == in_all["200"] - waiting
+
+
+def test_who_comes_at_the_very_last_moment_is_answered(serve: Serve, slow_platform: SlowPlatform) -> None:
+    """Hundreds at the door when it is shut: they have been let in, and nobody has looked at their requests yet."""
+    web = serve("web", **slow_platform.environment())
+    body = json.dumps({"model_name": "m", "inputs": {}}).encode()
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
+    with Callers(web.port, "/v1/predict", sleeping(2), count=1, keep_alive=False) as caller, ExitStack() as stack:
+        until(lambda: len(slow_platform.calls()) == 1)
+        web.signal(signal.SIGTERM)
+        until(lambda: predict(web).status_code == 503)
+        caller.stop_asking()
+        os.killpg(web.process.pid, signal.SIGSTOP)
+        late = [stack.enter_context(socket.create_connection(("127.0.0.1", web.port))) for _ in range(1500)]
+        for each in late:
+            each.sendall(f"{head}\r\n\r\n".encode() + body)
+        time.sleep(2)  # what was in flight is over: nothing holds the door open when the process goes on
+        os.killpg(web.process.pid, signal.SIGCONT)
+        assert Counter(each.recv(12) for each in late) == {b"HTTP/1.1 503": 1500}
+    assert caller.answers == {"200": 1}
 
 
 def test_while_it_ends_web_still_takes_the_files_of_what_runs_and_says_why_it_is_not_ready(
@@ -140,8 +164,8 @@ def test_a_pod_with_a_redis_of_its_own_leaves_nothing_behind(
     }
     web, worker = serve("web", **environment), serve("worker", **environment)
     with (
-        Crowd(web.url, callers=8, sleep=8) as crowd,
-        Callers(web.port, "/v1/predict", lambda n: sleeping(8)(n + 10**6), count=32, keep_alive=True) as sync,
+        Crowd(web.url, callers=8, sleep=15) as crowd,
+        Callers(web.port, "/v1/predict", lambda n: sleeping(15)(n + 10**6), count=32, keep_alive=True) as sync,
     ):
         crowd.wait_for(400)
         until(lambda: Task.objects.filter(status="running").count() == 16 + 32)
