@@ -8,6 +8,7 @@ New pins make a new directory; the old one may be deleted at any time.
 """
 
 import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tests.servers import ROOT
@@ -28,11 +30,15 @@ class EnvironmentNotMadeError(Exception):
     """The message says what was tried, with the end of its output."""
 
 
+class NoPythonError(EnvironmentNotMadeError):
+    """This machine has none of the versions that it needs."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment with `requirements` (each pinned: `name==version`) on one of the Python versions `pythons`.
 
-    The version that runs the tests is preferred; another one is looked for in PATH, as `python3.X`.
+    The version that runs the tests is preferred; another one is looked for in PATH, as `python3.X`, and among pyenv's.
     """
 
     name: str
@@ -93,12 +99,11 @@ class Environment:
         own = f"{sys.version_info.major}.{sys.version_info.minor}"
         if own in self.pythons:
             return sys.executable
-        found = (shutil.which(f"python{version}") for version in self.pythons)
-        for python in found:
-            if python and _starts(python, "ensurepip, venv"):
+        for python in chain.from_iterable(_installed(version) for version in self.pythons):
+            if _starts(python, "ensurepip, venv"):
                 return python
         wanted = " or ".join(self.pythons)
-        raise EnvironmentNotMadeError(f"{self.name} needs Python {wanted}; this is {own} and PATH has none of them")
+        raise NoPythonError(f"{self.name} needs Python {wanted}; this is {own}, and neither PATH nor pyenv has it")
 
     def _run(self, *command: str) -> None:
         with self.log.open("a") as log:
@@ -116,6 +121,14 @@ class Environment:
                 f"the virtual environment of {self.name} could not be made: {' '.join(command)} {problem}; the end of"
                 f" {self.log}:\n{tail(self.log)}"
             )
+
+
+def _installed(version: str) -> Iterator[str]:
+    """Interpreters of this version on this machine, those that PATH names first."""
+    if found := shutil.which(f"python{version}"):
+        yield found
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}")))
 
 
 def _starts(python: str, modules: str) -> bool:

@@ -15,7 +15,7 @@ from predictions.models import Task, Upload
 from predictions.uploads import upload_address
 from tests.e2e.test_errors import assert_error
 from tests.peers.conftest import Agent, NewAgent
-from tests.peers.environments import Environment, EnvironmentNotMadeError
+from tests.peers.environments import Environment, NoPythonError
 from tests.peers.helper_server import HELPER, OLD_HELPER, HelperServer
 from tests.peers.pictures import picture
 from tests.servers import free_port
@@ -47,9 +47,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HelperServer]:
 def old() -> Environment:
     try:
         return OLD_HELPER.ready()
-    except EnvironmentNotMadeError as error:
-        if "PATH has none of them" not in str(error):
-            raise
+    except NoPythonError as error:
         pytest.skip(str(error))
 
 
