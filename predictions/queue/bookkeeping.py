@@ -51,7 +51,8 @@ class Bookkeeping:
         args = (self._worker_name, run.job_id, run.execution_id, _moment(), becomes, ttl, seconds, text)
         if self._script(worker_scripts.END, run.queue_name, *args):
             return True
-        return self.restore(run) and bool(self._script(worker_scripts.END, run.queue_name, *args))
+        self.restore(run)  # a beat may have done so just now: what counts is who holds the lease after it
+        return bool(self._script(worker_scripts.END, run.queue_name, *args))
 
     def beat(self, queue_name: str, runs: Collection[Run], *, state: str, ttl: int) -> bool:
         """Extends the leases of these runs, and puts back those that Redis knows nothing of.
