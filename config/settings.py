@@ -173,13 +173,13 @@ INSTALLED_APPS = [
     "axes",
 ]
 MIDDLEWARE = [
+    "predictions.api.shortcut.ShortcutMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "predictions.api.headers.HeadersMiddleware",
     "predictions.api.requests.RequestMiddleware",
     "predictions.api.health.ProbeMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "predictions.api.shortcut.ShortcutMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -229,6 +229,7 @@ else:
         keepalives_interval=5,
         keepalives_count=3,
         tcp_user_timeout=30_000,
+        prepare_threshold=0 if env.flag("DATABASE_PREPARED_STATEMENTS", default=True) else None,
         # A connection is borrowed for a query, not for a prediction: twenty carry thousands that wait.
         pool={
             "min_size": 0,

@@ -6,14 +6,17 @@ from io import StringIO
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+import django
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.core.wsgi import get_wsgi_application
 
 DO_NOT_RESTART = 4
 """The exit code of a worker after which gunicorn ends as well, instead of starting another."""
 
-application = get_wsgi_application()
+django.setup()
+from predictions.api.shortcut import ShortcutHandler  # noqa: E402  (it needs the settings)
+
+application = ShortcutHandler()
 try:
     call_command("check", fail_level="ERROR", stdout=StringIO())
 except SystemCheckError as error:

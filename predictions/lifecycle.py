@@ -22,7 +22,6 @@ from django.utils.timezone import now
 
 from predictions import statements
 from predictions.counters import task_finished
-from predictions.database import certain_connection
 from predictions.models import ENDED, UNFINISHED, Task, status_is
 from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, get_recorder
 
@@ -76,7 +75,7 @@ def create(task: Task) -> Task:
     if task.status == Status.RUNNING:
         task.started_at = task.created_at
         task.attempt = 1
-    with database_errors(), certain_connection():
+    with database_errors():
         statements.insert(task)
     if _is_ours(task.agent):
         try:

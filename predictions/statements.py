@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 from django.db.models import (
     BooleanField,
     CharField,
@@ -18,6 +18,7 @@ from django.db.models import (
     TextField,
 )
 
+from predictions.database import lean_cursor
 from predictions.models import Task, all_but
 
 _FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
@@ -29,15 +30,43 @@ _PLAIN = frozenset(
 _TIMES = frozenset(name for name, field in _FIELDS.items() if type(field) is DateTimeField)
 _TABLE = Task._meta.db_table
 _COLUMNS = ", ".join(str(field.column) for field in _FIELDS.values())
-_INSERT = f"INSERT INTO {_TABLE} ({_COLUMNS}) VALUES ({', '.join(['%s'] * len(_FIELDS))})"
+_NOT_YET: dict[str, Any] = {
+    "outputs": None,
+    "running_time": None,
+    "ended_at": None,
+    "unreported": False,
+    "error_info": "",
+    "run_id": "",
+    "upstream_id": "",
+    "upstream_cancel": "",
+}
+"""What a task that begins here has not yet: constants of the statement that makes it, and not sent each time."""
 
 
 def insert(task: Task) -> None:
-    """Raises django.db.Error: IntegrityError where there is a task of this id."""
-    values = _prepared({name: getattr(task, name) for name in _FIELDS})
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT, values)
-    task._state.adding, task._state.db = False, connection.alias
+    """Raises django.db.Error: IntegrityError where there is a task of this id.
+
+    Where answers are waited for only so long the row is made within that time, or never. (Every other statement says
+    what it expects to find, and may be done late.)
+    """
+    begins = all(getattr(task, name) == blank for name, blank in _NOT_YET.items())
+    values = _prepared({name: getattr(task, name) for name in _FIELDS if not (begins and name in _NOT_YET)})
+    with lean_cursor() as cursor:
+        if hasattr(cursor.connection, "given_up_at"):
+            _insert_in_time(cursor, _insert(begins=begins, in_time=True), values)
+        else:
+            cursor.execute(_insert(begins=begins, in_time=False), values)
+    task._state.adding, task._state.db = False, DEFAULT_DB_ALIAS
+
+
+def _insert_in_time(cursor: Any, sql: str, values: list[Any]) -> None:
+    """Twice where nothing was made, for the server's clock may have been set since it was read."""
+    for _ in range(2):
+        cursor.execute(sql, [*values, cursor.connection.given_up_at()])
+        if cursor.rowcount:
+            return
+        cursor.connection.forget_clock()
+    raise OperationalError("the server's clock does not go on as it was read")
 
 
 def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes: Mapping[str, Any]) -> bool:
@@ -48,7 +77,7 @@ def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes
     others = _all_but(tuple(comes_from))
     sql = _move(tuple(changes), len(others), by_run=run_id is not None)
     run = [] if run_id is None else [run_id]
-    with connection.cursor() as cursor:
+    with lean_cursor() as cursor:
         cursor.execute(sql, [*_prepared(changes), task_id, *others, *run])
         return bool(cursor.rowcount)
 
@@ -79,6 +108,14 @@ def _prepared(values: Mapping[str, Any]) -> list[Any]:
 
 
 _all_but = lru_cache(all_but)
+
+
+@lru_cache
+def _insert(*, begins: bool, in_time: bool) -> str:
+    constants = {None: "NULL", False: "FALSE", "": "''"}
+    values = ", ".join(constants[_NOT_YET[name]] if begins and name in _NOT_YET else "%s" for name in _FIELDS)
+    in_time_values = f"SELECT {values} WHERE clock_timestamp() < to_timestamp(%s)"
+    return f"INSERT INTO {_TABLE} ({_COLUMNS}) {in_time_values if in_time else f'VALUES ({values})'}"
 
 
 @lru_cache

@@ -1,13 +1,13 @@
-"""How the agent's processes wait for their database: sqlite3/ for other writers, postgresql.py for the server."""
+"""How the agent's processes speak with their database, and how they wait for it: sqlite3/ for other writers,
+postgresql.py for the server.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from typing import Any
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.utils.module_loading import import_string
-
-_certain: ContextVar[bool] = ContextVar("certain", default=False)
 
 
 def bound_answers(*, cooperative: bool = False) -> None:
@@ -22,18 +22,26 @@ def bound_answers(*, cooperative: bool = False) -> None:
 
 
 @contextmanager
-def certain_connection() -> Iterator[None]:
-    """Inside the block a pooled connection is lent only after the server has answered on it.
+def lean_cursor() -> Iterator[Any]:
+    """A cursor for what every prediction does, outside a transaction. Raises django.db.Error.
 
-    For a new row: a server that hangs would make it when it wakes, long after its caller was told that it failed.
-    Every other change says what it expects to find, and may be made late or twice.
+    On PostgreSQL it is psycopg's own, on a connection straight out of the pool: its statements are parsed and planned
+    once a connection, and what Django does for each cursor and each loan is left out. Where Django holds a connection
+    for this thread already, or somebody wants to see its queries, they go Django's way.
     """
-    token = _certain.set(True)
-    try:
-        yield
-    finally:
-        _certain.reset(token)
+    database = connections[DEFAULT_DB_ALIAS]
+    pooled = "pool" in database.settings_dict["OPTIONS"]
+    if not pooled or database.connection is not None or database.queries_logged or database.execute_wrappers:
+        with database.cursor() as cursor:
+            yield cursor
+        return
+    from psycopg import Cursor  # SQLite does without
 
-
-def must_be_certain() -> bool:
-    return _certain.get()
+    with database.wrap_database_errors:
+        pool = database.pool  # type: ignore[attr-defined]
+        pool.open()
+        lent = pool.getconn()
+        try:
+            yield Cursor(lent)
+        finally:
+            pool.putconn(lent)

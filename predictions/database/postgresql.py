@@ -1,5 +1,5 @@
-"""PostgreSQL connections of the processes that serve callers and tasks: they wait for an answer only so long, and are
-looked at before they are lent again without asking the server.
+"""PostgreSQL connections of the processes that serve callers and tasks: they wait for an answer only so long, know the
+server's clock, and are looked at before they are lent again without asking the server.
 
 A server that hangs takes no part in its own `statement_timeout`, and its kernel goes on acknowledging packets. So the
 time is kept here. Commands such as `migrate` wait for as long as it takes.
@@ -14,19 +14,21 @@ from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from predictions.database import must_be_certain
-
 T = TypeVar("T")
 
 LOOK_EVERY_SECONDS = 0.1
 TRUSTED_SECONDS = 1.0
 """For so long after an answer a connection on which nothing has come since is taken to live."""
+CLOCK_SECONDS = 60.0
+"""How long the server's clock is taken to go on as it was read."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
     """Given up when the server has not answered within DATABASE_TIMEOUT."""
 
     _answered_at = float("-inf")
+    _clock_read_at = float("-inf")
+    _clock_ahead = 0.0
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> psycopg.Cursor[Any]:
         """As psycopg's, but the pool's question whether the connection lives (an empty query) is rarely sent.
@@ -36,7 +38,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         """
         if query != "":
             return super().execute(query, *args, **kwargs)
-        if time.monotonic() - self._answered_at < TRUSTED_SECONDS and not must_be_certain():
+        if time.monotonic() - self._answered_at < TRUSTED_SECONDS:
             self.pgconn.consume_input()
             self.pgconn.consume_input()
         else:
@@ -50,6 +52,23 @@ class BoundedConnection(psycopg.Connection[Any]):
             (result,) = self.wait(generators.execute(self.pgconn))
         if result.status != ExecStatus.EMPTY_QUERY:
             raise psycopg.OperationalError(result.get_error_message())
+
+    def given_up_at(self) -> float:
+        """When the answer to a statement sent now is waited for no longer: Unix time by the server's clock.
+
+        A server that hangs does what it was sent once it moves again, long after the caller was told that it failed.
+        What must not be done then says so itself, and compares. Raises OperationalError.
+        """
+        if time.monotonic() - self._clock_read_at > CLOCK_SECONDS:
+            row = psycopg.Cursor(self).execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+            assert row is not None
+            self._clock_read_at = time.monotonic()
+            self._clock_ahead = float(row[0]) - self._clock_read_at
+        return self._clock_ahead + time.monotonic() + float(settings.DATABASE_TIMEOUT)
+
+    def forget_clock(self) -> None:
+        """The server's clock was set: it is to be read anew."""
+        self._clock_read_at = float("-inf")
 
     def wait(self, gen: PQGen[T], interval: float = LOOK_EVERY_SECONDS, timeout: float | None = None) -> T:
         """The one place where psycopg waits for the server. Raises OperationalError."""

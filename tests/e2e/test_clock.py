@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import requests
 from rq.defaults import RQ_KEY_PREFIX
@@ -22,6 +24,7 @@ from predictions.queue.runs import INIT_CHECK
 from predictions.queue.scheduler import enqueue_once
 from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
+from tests.e2e.databases import Postgres, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
 from tests.predictions.test_cancel import until
@@ -135,3 +138,43 @@ def wait_for_retry(**inputs: int) -> str:
     assert books.end(run, "scheduled", seconds=0)
     assert queue.sizes() == queue.Sizes(waiting=1, running=0)
     return task_id
+
+
+@pytest.fixture
+def stepped_postgresql(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Postgres, Clock]]:
+    """A server whose clock can be set. Its account reads what it preloads, so that is in a directory for everybody."""
+    directory = Path(tempfile.mkdtemp(prefix="agent-clock-"))
+    directory.chmod(0o755)
+    clock = Clock(directory)
+    with monkeypatch.context() as environment:
+        for name, value in clock.environment.items():
+            environment.setenv(name, value)
+        server = Postgres()
+    with reachable_here(server.url):
+        yield server, clock
+    server.close()
+    shutil.rmtree(directory)
+
+
+def test_a_postgresql_whose_clock_is_set_takes_new_tasks_as_before(
+    serve: Callable[..., Server], stepped_postgresql: tuple[Postgres, Clock]
+) -> None:
+    """A task is made until its caller is told that it failed, by the server's clock: that may go wrong."""
+    server, clock = stepped_postgresql
+    web = serve("web", DATABASE_URL=server.url, MAX_QUEUE_SIZE="1000")
+    made = 0
+    for step in (0, HOUR, 0, -HOUR):
+        clock.step(step)
+        assert abs(clock_of(server) - time.time() - step) < 60
+        for route in ("/v1/predict", "/async/v1/predict") * 10:
+            answer = requests.post(f"{web.url}{route}", json={"model_name": "m", "inputs": {}}, timeout=30)
+            assert answer.status_code == 200, answer.text
+            made += 1
+    assert Task.objects.using("own").count() == made
+
+
+def clock_of(server: Postgres) -> float:
+    with psycopg.connect(server.url) as session:
+        row = session.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()
+    assert row is not None
+    return float(row[0])

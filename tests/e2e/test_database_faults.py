@@ -137,10 +137,28 @@ def test_a_frozen_postgresql_holds_no_caller_for_long(
         print(f"\n503 after {answers}, /live after {max(probes):.3f} s at most")
         print(f"accepted again {time.monotonic() - thawed_at:.1f} s after it moved again")
     assert set(crowd.refused) <= {"503 unavailable"}, crowd.refused
-    # What the server was told before it froze, it may do when it wakes, though its caller was told 503: the init check
-    # (every five minutes) sees to such rows.
+    # Workers told the server, before it froze, that tasks begin; it does so when it wakes, when they are given up: the
+    # init check (every five minutes) sees to such rows.
     manage("init_check", DATABASE_URL=server.url, **slow_platform.environment())
     print(settles(crowd, slow_platform, using="own"), crowd.refused)
+
+
+@pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
+def test_a_frozen_postgresql_makes_no_task_when_it_wakes_whose_caller_was_told_that_it_failed(
+    serve: Serve, server: Postgres, route: str
+) -> None:
+    web = serve("web", DATABASE_URL=server.url, DATABASE_TIMEOUT="2", DATABASE_POOL_SIZE="1")
+
+    def ask() -> int:
+        body = {"model_name": "m", "inputs": {}}
+        return requests.post(f"{web.url}{route}", json=body, timeout=60).status_code
+
+    assert ask() == 200  # a connection that has just answered is lent again unasked
+    server.freeze()
+    assert ask() == 503
+    server.thaw()
+    assert ask() == 200
+    assert rows() == 2
 
 
 @pytest.fixture

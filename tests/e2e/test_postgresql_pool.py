@@ -1,11 +1,13 @@
 """Connections of the pool: lending one again costs nothing, and a dead one is not lent."""
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from predictions.database import certain_connection, postgresql
+from predictions.database import postgresql
 from predictions.database.postgresql import BoundedConnection
 from tests.e2e.databases import Postgres
 from tests.proxy import Proxy
@@ -69,12 +71,19 @@ def test_a_connection_that_was_not_used_for_long_is_asked_first(
     assert proxy.requests - before == 2
 
 
-def test_before_a_new_row_the_server_is_asked(pool: Pool, proxy: Proxy) -> None:
+def test_a_connection_reads_the_servers_clock_once_a_minute(
+    pool: Pool, proxy: Proxy, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DATABASE_TIMEOUT = 7
     ask(pool)
-    before = proxy.requests
-    with certain_connection():
-        ask(pool)
-    assert proxy.requests - before == 2
+    with pool.connection() as lent:
+        before = proxy.requests
+        given_up_at = [lent.given_up_at() for _ in range(10)]
+        assert all(abs(moment - time.time() - 7) < 1 for moment in given_up_at)
+        assert proxy.requests - before == 1
+        monkeypatch.setattr(postgresql, "CLOCK_SECONDS", 0.0)
+        lent.given_up_at()
+        assert proxy.requests - before == 2
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

@@ -1,14 +1,20 @@
-"""What goes past the middleware of pages, and what does not."""
+"""What goes past the middleware of pages, and past Django's signals, and that it is answered as if it had not."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
 
 import pytest
-from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.core.handlers.wsgi import WSGIHandler
+from django.test import Client
 from django.urls import resolve
-from django.utils.module_loading import import_string
-from rest_framework.test import APIClient
 
 from predictions.api.authentication import StaffSession
-from predictions.api.shortcut import ROUTES, ShortcutMiddleware
+from predictions.api.shortcut import ROUTES, ShortcutHandler
+
+SHORTCUT = "predictions.api.shortcut.ShortcutMiddleware"
+EACH_ITS_OWN = {"X-Request-ID", "X-Task-ID"}
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -18,49 +24,101 @@ def test_a_view_that_is_reached_by_the_shortcut_knows_no_sessions_and_needs_no_c
     assert view.csrf_exempt  # type: ignore[attr-defined]
 
 
-def passed(path: str) -> list[str]:
-    """The middleware after the shortcut that a request goes through, of those the settings name."""
-    seen = []
-
-    def spied(path: str, get_response: object) -> object:
-        middleware = import_string(path)(get_response)
-
-        def spy(request: HttpRequest) -> HttpResponse:
-            seen.append(path)
-            answer: HttpResponse = middleware(request)
-            return answer
-
-        spy.get_response = get_response  # type: ignore[attr-defined]
-        return spy
-
-    def view(request: HttpRequest) -> HttpResponse:
-        return HttpResponse()
-
-    after = settings.MIDDLEWARE[settings.MIDDLEWARE.index("predictions.api.shortcut.ShortcutMiddleware") + 1 :]
-    chain: object = view
-    for name in reversed(after):
-        chain = spied(name, chain)
-    request = HttpRequest()
-    request.path = request.path_info = path
-    request.method = "POST"
-    ShortcutMiddleware(chain)(request)  # type: ignore[arg-type]
-    return seen
-
-
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_prediction_goes_past_sessions_and_tokens(path: str) -> None:
-    assert passed(path) == []
-
-
-@pytest.mark.parametrize("path", ["/pause", "/v1/predict/", "/admin/", "/v1/docs"])
-def test_everything_else_goes_through_all_of_them(path: str) -> None:
-    assert "django.contrib.sessions.middleware.SessionMiddleware" in passed(path)
-
-
-def test_a_prediction_is_answered_without_a_look_at_the_callers_session(client: APIClient) -> None:
+def test_a_prediction_is_answered_without_a_look_at_the_callers_session(path: str) -> None:
+    client = Client()
     client.cookies["sessionid"] = "of somebody"
-    answer = client.post("/v1/predict", {"model_name": ""}, format="json")
+    answer = client.post(path, {"model_name": ""}, "application/json")
     assert answer.status_code == 400
     assert not hasattr(answer.wsgi_request, "session")
     assert answer["Content-Length"] == str(len(answer.content))
-    assert hasattr(client.get("/v1/queue_size").wsgi_request, "session")
+
+
+@pytest.mark.parametrize("path", ["/pause", "/v1/predict/", "/admin/", "/v1/docs", "/v1/queue_size"])
+def test_everything_else_goes_through_all_of_them(path: str) -> None:
+    assert hasattr(Client().get(path).wsgi_request, "session")
+
+
+GOOD: dict[str, Any] = {"model_name": "iris", "inputs": {"answer": 7}}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "good": {"data": GOOD},
+    "refused": {"data": {"model_name": "iris"}},
+    "failed": {"data": {"model_name": "iris", "inputs": {"raise": "ValueError"}}},
+    "no JSON": {"data": "{"},
+    "of another type": {"data": "x", "content_type": "text/plain"},
+    "of another method": {"method": "get"},
+    "of the method OPTIONS": {"method": "options"},
+    "with a wrong key": {"data": GOOD, "headers": {"apikey": "nobody's"}},
+    "to another host": {"data": GOOD, "headers": {"Host": "elsewhere.example"}},
+    "with its own id": {"data": GOOD, "headers": {"X-Request-ID": "mine"}},
+    "over plain HTTP where that is not enough": {"data": GOOD, "settings": {"SECURE_SSL_REDIRECT": True}},
+    "over HTTPS": {"data": GOOD, "secure": True, "settings": {"SECURE_HSTS_SECONDS": 60}},
+}
+
+
+def ask(path: str, *, method: str = "post", data: Any = "", content_type: str = "application/json", **more: Any) -> Any:
+    return getattr(Client(), method)(path, data, content_type=content_type, **more)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("path", ROUTES)
+def test_the_short_way_answers_as_the_long_one_does(path: str, name: str, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["testserver"]
+    asked = dict(REQUESTS[name])
+    for setting, value in asked.pop("settings", {}).items():
+        setattr(settings, setting, value)
+    short = ask(path, **asked)
+    settings.MIDDLEWARE = [middleware for middleware in settings.MIDDLEWARE if middleware != SHORTCUT]
+    long = ask(path, **asked)
+    assert (short.status_code, headers_of(short)) == (long.status_code, headers_of(long))
+    assert says(short) == says(long)
+
+
+def says(answer: Any) -> Any:
+    """The error that is answered, or the keys of what is no error."""
+    if answer.streaming or not answer.content:
+        return None
+    said = json.loads(answer.content)
+    return said.get("error") or list(said)
+
+
+def headers_of(answer: Any) -> dict[str, str]:
+    lengths = {"Content-Length"} if answer.status_code == 200 else set()  # those of running times
+    return {name: value for name, value in answer.headers.items() if name not in EACH_ITS_OWN | lengths}
+
+
+class Told:
+    """What a WSGI server is told."""
+
+    def __init__(self, application: Callable[..., Any], path: str, content: bytes) -> None:
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": path,
+            "SERVER_NAME": "testserver",
+            "SERVER_PORT": "80",
+            "CONTENT_TYPE": "application/json",
+            "CONTENT_LENGTH": str(len(content)),
+            "wsgi.input": BytesIO(content),
+            "wsgi.url_scheme": "http",
+        }
+        answer = application(environ, self._start)
+        self.content = b"".join(answer)
+        if hasattr(answer, "close"):
+            answer.close()
+
+    def _start(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self.status = status
+        self.headers = {name: value for name, value in headers if name not in EACH_ITS_OWN}
+
+
+@pytest.mark.parametrize("content", [b'{"model_name": ""}', b"{"])
+@pytest.mark.parametrize("path", [*ROUTES, "/v1/docs", "/nowhere"])
+def test_a_server_is_told_the_same_as_by_djangos_own_application(path: str, content: bytes) -> None:
+    ours, djangos = Told(ShortcutHandler(), path, content), Told(WSGIHandler(), path, content)
+    assert vars(ours) == vars(djangos)
+
+
+def test_a_server_is_handed_a_prediction() -> None:
+    told = Told(ShortcutHandler(), "/v1/predict", json.dumps(GOOD).encode())
+    assert (told.status, json.loads(told.content)["outputs"]) == ("200 OK", 7)
+    assert told.headers["Content-Length"] == str(len(told.content))
