@@ -167,18 +167,30 @@ class Call:
 
     @contextmanager
     def closing(self, close: Callable[[], None]) -> Iterator[None]:
-        """Inside the block `close` ends what blocks; it must be safe to call from another thread.
-
-        Raises CallStopped at once if the call has been stopped before.
-        """
-        with self._lock:
-            self._closers.append(close)
+        """Inside the block `close` ends what blocks. Raises as `on_stop`."""
+        self.on_stop(close)
         try:
-            self.check()
             yield
         finally:
-            with self._lock:
-                self._closers.remove(close)
+            self.forget(close)
+
+    def on_stop(self, close: Callable[[], None]) -> None:
+        """From now on `close` ends what blocks; it must be safe to call from another thread.
+
+        Raises CallStopped at once if the call has been stopped before, and PlatformTimeout if its time is over.
+        """
+        self.check()
+        with self._lock:
+            self._closers.append(close)
+            is_late = self.reason is not None
+        if is_late:  # stopped between these lines: nobody has called it
+            self.forget(close)
+            self.check()
+
+    def forget(self, close: Callable[[], None]) -> None:
+        """Nothing blocks any more that `close` would end."""
+        with self._lock:
+            self._closers.remove(close)
 
     def check(self) -> None:
         """Raises CallStopped, or PlatformTimeout once the deadline has passed."""

@@ -1,30 +1,40 @@
-"""What urllib3's connections lack: one deadline over a whole exchange, and an end that any thread can bring about.
+"""Connections to platforms: kept for the next request, and ended by any thread at any moment.
 
 A socket's own timeout begins anew with every packet, so a server that drips a byte a second is never timed out. Here
-every single read and write gets only what is left of the exchange's time.
+every single read and write gets only what is left of the exchange's time. urllib3 makes the connections (names, TLS);
+what is said on them is in wire.py.
 """
 
-import http.client
-import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from collections import deque
+from contextlib import suppress
+from functools import lru_cache
+from ssl import SSLContext
+from typing import Any, NamedTuple
 
-import requests
-import requests.adapters
+import certifi
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.wait import wait_for_read
 
-# Shorter than servers keep idle connections (uvicorn 5 s, KServe 65 s): a request must not meet one that just closes.
+CONNECT_TIMEOUT_SECONDS = 5.0
 IDLE_SECONDS = 4.0
-POOLS = 8
+"""Shorter than servers keep idle connections (uvicorn 5 s, KServe 65 s): a request must not meet one that closes."""
+KEPT = 512
+"""Connections of one origin that wait for the next request."""
+ORIGINS = 8
 """Origins whose connections are kept."""
+PIECE_BYTES = 64 * 1024
+
+
+class Origin(NamedTuple):
+    """Where a connection leads."""
+
+    scheme: str
+    host: str
+    port: int
 
 
 class Exchange:
@@ -37,7 +47,7 @@ class Exchange:
         self.deadline = deadline
         self.sent = False
         self.closed = False
-        self.connection: _Watched | None = None
+        self.connection: Connection | None = None
 
     def remaining(self) -> float:
         """Seconds left; TimeoutError when there are none."""
@@ -52,165 +62,127 @@ class Exchange:
         if self.connection is not None:
             self.connection.interrupt(self)
 
-
-_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
-
-
-@contextmanager
-def watched(exchange: Exchange) -> Iterator[None]:
-    """Inside the block this thread's requests belong to the exchange; an answer's body goes on belonging to it."""
-    token = _current.set(exchange)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    def check_open(self) -> None:
+        """Raises ConnectionAbortedError once it is closed."""
+        if self.closed:
+            raise ConnectionAbortedError("the call was stopped")
 
 
-class _Paced(io.RawIOBase):
-    """What a socket receives, each read within what is left of the exchange's time."""
+class Connection:
+    """Carries one exchange at a time. Its methods raise OSError, and urllib3's errors while it is made."""
 
-    def __init__(self, raw: io.RawIOBase, sock: Any, exchange: Exchange) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._exchange = exchange
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._exchange.remaining())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _PacedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        if exchange := _current.get():
-            self.fp = io.BufferedReader(_Paced(self.fp.detach(), sock, exchange))
-
-
-class _Watched(HTTPConnection):
-    response_class = _PacedResponse
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
         self._owner = threading.Lock()
         self._exchange: Exchange | None = None
-        self._used_at = time.monotonic()
+        self._sock: Any = None
+        self.used_at = 0.0
+
+    def begin(self, exchange: Exchange) -> None:
+        """From now on it is this exchange's, which may have been ended already; connects where it is new."""
+        with self._owner:
+            self._exchange = exchange
+        exchange.connection = self
+        exchange.check_open()
+        if self._sock is None:
+            self._sock = self._connect(min(CONNECT_TIMEOUT_SECONDS, exchange.remaining()))
+            exchange.check_open()
+
+    def _connect(self, timeout_seconds: float) -> Any:
+        _, host, port = self.origin
+        is_plain = self.origin.scheme == "http"
+        made = HTTPConnection(host, port) if is_plain else HTTPSConnection(host, port, ssl_context=tls_context())
+        made.timeout = timeout_seconds
+        made.connect()
+        sock, made.sock = made.sock, None  # it would close what it has when it is collected
+        return sock
+
+    def send(self, data: bytes, exchange: Exchange) -> None:
+        self._sock.settimeout(exchange.remaining())
+        self._sock.sendall(data)
+
+    def receive(self, exchange: Exchange) -> bytes:
+        """What comes next; nothing once the other side has closed."""
+        self._sock.settimeout(exchange.remaining())
+        data: bytes = self._sock.recv(PIECE_BYTES)
+        return data
 
     @property
-    def is_connected(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it may be used again: nothing has come on it since, no farewell either."""
-        return self.sock is not None and time.monotonic() - self._used_at < IDLE_SECONDS and self._is_quiet()
+        return time.monotonic() - self.used_at < IDLE_SECONDS and self._is_quiet()
 
     def _is_quiet(self) -> bool:
-        self.sock.settimeout(0)
+        if self.origin.scheme != "http":
+            return not wait_for_read(self._sock, timeout=0.0)  # TLS lets nobody peek
+        self._sock.settimeout(0)
         try:
-            self.sock.recv(1, socket.MSG_PEEK)
+            self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
             return False
         return False
 
-    def connect(self) -> None:
-        super().connect()
-        self._check_open()
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        exchange = _current.get()
-        with self._owner:
-            self._exchange = exchange
-        if exchange is not None:
-            exchange.connection = self
-            self._check_open()
-        super().request(*args, **kwargs)
-        if exchange is not None:
-            exchange.sent = True
-
-    def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        if exchange := _current.get():
-            self.sock.settimeout(exchange.remaining())
-        super().send(data)
-
-    def getresponse(self) -> Any:
-        response = super().getresponse()
-        self._used_at = time.monotonic()
-        return response
-
     def interrupt(self, exchange: Exchange) -> None:
         """Breaks the connection, unless it has been handed to another exchange meanwhile."""
         with self._owner:
-            sock = self.sock  # read once: its owner may close it now
+            sock = self._sock  # read once: its owner may close it now
             if self._exchange is exchange and sock is not None:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def _check_open(self) -> None:
-        exchange = _current.get()
-        if exchange is not None and exchange.closed:
-            raise ConnectionAbortedError("the call was stopped")
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
 
 
-class _WatchedTLS(_Watched, HTTPSConnection):
-    def _is_quiet(self) -> bool:
-        return not wait_for_read(self.sock, timeout=0.0)  # TLS lets nobody peek
+class Connections:
+    """Those that are kept, by their origins."""
 
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Watched
-
-
-class _PoolTLS(HTTPSConnectionPool):
-    ConnectionCls = _WatchedTLS
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
-        self._pools: dict[tuple[str, str], Any] = {}
-
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """The pool of an origin; all requests to it have the same settings."""
-        scheme, _, rest = request.url.partition("://")
-        origin = scheme, rest.partition("/")[0]
-        pool = self._pools.get(origin)
-        if pool is None or pool.pool is None:  # closed by its manager, which keeps only so many
-            pool = super().get_connection_with_tls_context(request, *args, **kwargs)
-            if len(self._pools) >= POOLS:
-                self._pools.clear()
-            self._pools[origin] = pool
-        return pool
-
-    def build_response(self, request: Any, answer: Any) -> requests.Response:
-        """Without cookies, which nobody here keeps."""
-        response = _Answer()
-        response.status_code = answer.status
-        response.headers = answer.headers
-        response.raw = answer
-        return response
-
-
-class _Answer(requests.Response):
     def __init__(self) -> None:
-        """What closing and reading it needs; requests' own makes a jar for cookies."""
-        self._content: Any = False
-        self._content_consumed = False
+        self._idle: dict[Origin, deque[Connection]] = {}
+
+    def take(self, origin: Origin) -> Connection:
+        """One that is open and quiet, or else a new one."""
+        idle = self._idle.get(origin)
+        with suppress(IndexError):
+            while idle:
+                connection = idle.pop()
+                if connection.is_usable:
+                    return connection
+                connection.close()
+        return Connection(origin)
+
+    def keep(self, connection: Connection) -> None:
+        """For the next request. Those that have waited for too long are closed."""
+        connection.used_at = time.monotonic()
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._begin(connection.origin)
+        with suppress(IndexError):
+            while idle and (len(idle) >= KEPT or idle[0].used_at < connection.used_at - IDLE_SECONDS):
+                idle.popleft().close()
+        idle.append(connection)
+
+    def close(self) -> None:
+        """Those that wait for a next request."""
+        while self._idle:
+            self._drop(next(iter(self._idle)))
+
+    def _begin(self, origin: Origin) -> deque[Connection]:
+        while len(self._idle) >= ORIGINS:
+            self._drop(next(iter(self._idle)))
+        return self._idle.setdefault(origin, deque())
+
+    def _drop(self, origin: Origin) -> None:
+        for connection in self._idle.pop(origin, ()):
+            connection.close()
 
 
-def new_session() -> requests.Session:
-    """Keep-alive connections for up to 512 predictions at once; nothing from the environment, no cookies."""
-    session = requests.Session()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_connections=POOLS, pool_maxsize=512, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
+@lru_cache(maxsize=1)
+def tls_context() -> SSLContext:
+    """Made once, for reading the authorities takes a while."""
+    context = create_urllib3_context()
+    context.load_verify_locations(certifi.where())
+    return context

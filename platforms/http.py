@@ -1,4 +1,4 @@
-"""HttpPlatform: one pooled session, one deadline over everything, safe repeats, foreign errors made ours.
+"""HttpPlatform: kept connections, one deadline over everything, safe repeats, foreign errors made ours.
 
 What may be repeated is only what has certainly not run a prediction: a connection that was never made or broke while
 the request was still being sent, and the answers a platform names in `repeat_on`. A timeout, a 504 or a connection
@@ -9,13 +9,12 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
-import requests
 import urllib3
 
 from platforms.base import (
@@ -28,26 +27,19 @@ from platforms.base import (
     Unsupported,
     presentable,
 )
-from platforms.connections import Exchange, new_session, watched
+from platforms.connections import Connections, Exchange
 from platforms.parsing import Malformed, NotJSON
 from platforms.reply import Reply, is_html, loads, loads_or_none, words_of
+from platforms.wire import CONNECTION_ERRORS, INVALID_REQUEST, ask
 
-__all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request", "new_session"]
+__all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request"]
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 5.0
 MAX_TRIES = 5
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
 BUSY = frozenset({429, 502, 503})
-INVALID_REQUEST = (
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidHeader,
-    UnicodeError,
-)
-TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+TIMEOUTS = (urllib3.exceptions.TimeoutError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ class HttpPlatform(Platform):
         self.timeout_seconds = timeout_seconds
         self.max_response_bytes = max_response_bytes
         self._api_key = api_key.strip()
-        self._session = new_session()
+        self._connections = Connections()
 
     def send_json(self, request: Request, call: Call, *, patience: Call | None = None) -> Any:
         """The parsed answer to a request, a 2xx. `patience`: see `open`. Raises as Platform.predict.
@@ -113,43 +105,52 @@ class HttpPlatform(Platform):
             raise PlatformError(f"the {self.name} platform answered something that is not a description of inputs")
         return docs
 
-    @contextmanager
-    def open(self, request: Request, call: Call, *, patience: Call | None = None) -> Iterator[Reply]:
+    def open(self, request: Request, call: Call, *, patience: Call | None = None) -> Reply:
         """The reply to a request, of whatever status; the request is repeated while that is safe.
 
         Stopping the `call` breaks the connection; stopping `patience` (where it is another) only ends the pauses.
+        Raises as `open_once`.
         """
-        for tries in range(1, MAX_TRIES + 1):
-            pause = self.first_wait_seconds * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
-            with ExitStack() as opened:
-                try:
-                    reply = opened.enter_context(self.open_once(request, call))
-                except PlatformUnavailable as error:
-                    reason = error
-                else:
-                    if tries == MAX_TRIES or not self._may_repeat(request, reply):
-                        yield reply
-                        return
-                    reason = PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
-                    pause = pause if reply.retry_after is None else reply.retry_after
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                reply = self.open_once(request, call)
+            except PlatformUnavailable as error:
+                reason, pause = error, None
+            else:
+                if tries == MAX_TRIES or not self._may_repeat(request, reply):
+                    return reply
+                reply.close()
+                reason, pause = self._not_now(reply), reply.retry_after
+            if pause is None:
+                pause = self.first_wait_seconds * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
             if tries == MAX_TRIES or pause >= call.remaining():
                 raise reason
             logger.info("%s, trying again: %s", reason, reason.__cause__ or "busy")
             (patience or call).wait(pause)
 
-    @contextmanager
-    def open_once(self, request: Request, call: Call) -> Iterator[Reply]:
-        """The reply to one request; inside the block stopping the call breaks its connection.
+    def open_once(self, request: Request, call: Call) -> Reply:
+        """The reply to one request; until it is closed, stopping the call breaks its connection.
 
-        Raises PlatformUnavailable only if the request has certainly not been sent.
+        Raises PlatformUnavailable only if the request has certainly not been sent, other errors as Platform.predict.
         """
         exchange = Exchange(min(call.deadline, time.monotonic() + request.timeout_seconds))
-        with call.closing(exchange.close), self._foreign_errors(call, exchange):
-            response = self._send(request, call, exchange)
-            try:
-                yield Reply(response, exchange, call)
-            finally:
-                response.close()
+        body = _encode(request.body)
+        headers = _headers(body, call, request.headers)
+        call.on_stop(exchange.close)
+        try:
+            answer = ask(self._connections, exchange, request.method, request.url, headers, body)
+        except INVALID_REQUEST:  # not kept as the cause
+            call.forget(exchange.close)
+            raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
+        except CONNECTION_ERRORS as error:
+            call.forget(exchange.close)
+            raise self._meaning_of(exchange, call, error) from error
+        except BaseException:
+            call.forget(exchange.close)
+            raise
+        return Reply(answer, exchange, call, partial(self._meaning_of, exchange, call))
 
     def check_status(self, reply: Reply) -> None:
         """Raises what an answer other than a 2xx means."""
@@ -196,56 +197,17 @@ class HttpPlatform(Platform):
     def _may_repeat(self, request: Request, reply: Reply) -> bool:
         return reply.status in (self.repeat_on if request.repeat_on is None else request.repeat_on)
 
-    def _send(self, request: Request, call: Call, exchange: Exchange) -> requests.Response:
-        """Straight through the adapter: a session would read a redirect's body into memory."""
-        made = _prepared(request, call)
-        remaining = exchange.remaining()
-        with watched(exchange):
-            return self._session.get_adapter(request.url).send(
-                made, stream=True, timeout=(min(CONNECT_TIMEOUT_SECONDS, remaining), remaining)
-            )
+    def _not_now(self, reply: Reply) -> PlatformUnavailable:
+        return PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
 
-    @contextmanager
-    def _foreign_errors(self, call: Call, exchange: Exchange) -> Iterator[None]:
-        """requests' and urllib3's errors become ours; a connection that was broken from here becomes CallStopped."""
-        try:
-            yield
-        except INVALID_REQUEST:  # its words may hold the key, so it is not kept as the cause
-            raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:  # requests' errors are OSErrors
-            call.check()
-            if not exchange.sent:
-                raise PlatformUnavailable(f"the {self.name} platform could not be reached") from error
-            if isinstance(error, TIMEOUTS):
-                raise PlatformTimeout(f"the {self.name} platform did not answer in time") from error
-            raise PlatformError(f"the answer of the {self.name} platform broke off") from error
-
-
-def _prepared(request: Request, call: Call) -> requests.PreparedRequest:
-    """As requests prepares it, but for what no request here has: files, forms, cookies, hooks.
-
-    Raises requests' errors, see INVALID_REQUEST.
-    """
-    body = _encode(request.body)
-    headers = _headers(body, call, request.headers)
-    if body is not None or request.method not in ("GET", "HEAD"):
-        headers["Content-Length"] = str(len(body or b""))
-    made = requests.PreparedRequest()
-    made.method = request.method
-    made.url = _checked_url(request.url)
-    made.prepare_headers(headers)
-    made.body = body
-    if "@" in request.url:  # a name and a password, perhaps
-        made.prepare_auth(None)
-    return made
-
-
-@lru_cache(maxsize=1024)
-def _checked_url(url: str) -> str | None:
-    """The URL as it is sent. Predictions of a model have the same."""
-    made = requests.PreparedRequest()
-    made.prepare_url(url, None)
-    return made.url
+    def _meaning_of(self, exchange: Exchange, call: Call, error: Exception) -> PlatformError:
+        """What an error of a connection means; for one that was broken from here raises CallStopped."""
+        call.check()
+        if not exchange.sent:
+            return PlatformUnavailable(f"the {self.name} platform could not be reached")
+        if isinstance(error, TIMEOUTS):
+            return PlatformTimeout(f"the {self.name} platform did not answer in time")
+        return PlatformError(f"the answer of the {self.name} platform broke off")
 
 
 def _encode(body: Any) -> bytes | None:

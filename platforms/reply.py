@@ -1,22 +1,19 @@
 """What a platform answered, read without trust: no more than may be held, no longer than there is time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import requests
-import urllib3
-
 from platforms.base import Call, PlatformError
 from platforms.connections import Exchange
 from platforms.parsing import Malformed, parse
+from platforms.wire import Answer
 
 ERROR_BODY_SECONDS = 5.0
 ERROR_BODY_BYTES = 64 * 1024
-PIECE_BYTES = 64 * 1024
 LONGEST_LINE_BYTES = 1024 * 1024
 
 
@@ -25,16 +22,31 @@ class AnswerTooLarge(PlatformError):
 
 
 class Reply:
-    """An answer whose headers have come. `retry_after` in seconds, None where it has none."""
+    """An answer whose head has come, to be left as a context. `retry_after` in seconds, None where it has none."""
 
-    def __init__(self, response: requests.Response, exchange: Exchange, call: Call) -> None:
-        self.status = response.status_code
-        self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        self.retry_after = _retry_after(response.headers.get("Retry-After", ""))
-        self._announced = response.headers.get("Content-Length", "")
-        self._raw = response.raw
+    def __init__(
+        self, answer: Answer, exchange: Exchange, call: Call, meaning_of: Callable[[OSError], PlatformError]
+    ) -> None:
+        """`meaning_of` says what an error of the connection means; it may raise CallStopped instead."""
+        self.status = answer.status
+        self.content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.retry_after = _retry_after(answer.headers.get("retry-after", ""))
+        self._announced = answer.headers.get("content-length", "")
+        self._answer = answer
         self._exchange = exchange
         self._call = call
+        self._meaning_of = meaning_of
+
+    def __enter__(self) -> "Reply":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What of it has not been read is not wanted."""
+        self._answer.close()
+        self._call.forget(self._exchange.close)
 
     @property
     def is_success(self) -> bool:
@@ -42,8 +54,10 @@ class Reply:
 
     def pieces(self) -> Iterator[bytes]:
         """The body, each piece the moment it comes."""
-        while piece := self._raw.read1(PIECE_BYTES, decode_content=True):
-            yield piece
+        try:
+            yield from self._answer.pieces()
+        except OSError as error:
+            raise self._meaning_of(error) from error
         self._call.check()  # a connection that was broken from here also just ends
 
     def read(self, at_most: int) -> bytearray:
@@ -61,11 +75,12 @@ class Reply:
         """What an error's body says, as far as it comes soon: its status counts whatever becomes of the body."""
         self._exchange.deadline = min(self._exchange.deadline, time.monotonic() + ERROR_BODY_SECONDS)
         content = bytearray()
-        with suppress(urllib3.exceptions.HTTPError, OSError):
-            for piece in self.pieces():
+        with suppress(OSError):
+            for piece in self._answer.pieces():
                 content += piece
                 if len(content) >= ERROR_BODY_BYTES:
                     break
+        self._call.check()
         return content
 
     def lines(self) -> Iterator[str]:
@@ -123,6 +138,8 @@ def _line(line: bytes | bytearray) -> str:
 
 def _retry_after(value: str) -> float | None:
     """Seconds, from either form of the header; None without it, or if nobody can read it."""
+    if not value:
+        return None
     if value.isdecimal():
         return float(value)
     with suppress(ValueError, TypeError):

@@ -1,17 +1,18 @@
 """HttpRecorder: keeps a copy of every task in someone else's record service (WEBHOOK_SERVER_ADDRESS)."""
 
+import json
 import logging
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
-import requests
 from django.conf import settings
 
 from platforms import Health
-from platforms.connections import Exchange, new_session, watched
+from platforms.connections import Connections, Exchange
 from platforms.health import ok, problem, warning
 from platforms.parsing import Malformed, parse
+from platforms.wire import CONNECTION_ERRORS, INVALID_REQUEST, ask
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
 from predictions.recorder import Change, RecordRefused, RecordUnavailable
@@ -25,6 +26,7 @@ TRIES = 3
 FIRST_WAIT_SECONDS = 0.2
 LARGEST_ANSWER = 4
 """Times MAX_RESPONSE_BODY: the record holds what a platform answered, written with more escapes."""
+NO_ANSWER = (*INVALID_REQUEST, *CONNECTION_ERRORS)
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
 
 
@@ -36,7 +38,7 @@ class HttpRecorder:
     def __init__(self) -> None:
         address = settings.WEBHOOK_SERVER_ADDRESS.rstrip("/")
         self._base = address if "://" in address else f"http://{address}"
-        self._session = new_session()
+        self._connections = Connections()
 
     def created(self, task: Task) -> None:
         body = {
@@ -66,14 +68,14 @@ class HttpRecorder:
     def is_ready(self) -> bool:
         try:
             return self._ask("GET", "/live", timeout_seconds=READY_SECONDS)[0] == 200
-        except requests.RequestException:
+        except NO_ANSWER:
             return False
 
     def check(self) -> Health:
         """Asks for a task that there is not: whoever lets us in says so."""
         try:
             status, _ = self._ask("GET", "/task/doctor", timeout_seconds=CHECK_SECONDS)
-        except requests.RequestException as error:
+        except NO_ANSWER as error:
             reason = type(error).__name__
             return problem(f"{self._base} does not answer ({reason})", "Is WEBHOOK_SERVER_ADDRESS right, and it up?")
         if status in (401, 403):
@@ -93,7 +95,7 @@ class HttpRecorder:
                 time.sleep(FIRST_WAIT_SECONDS * 2**tries)
             try:
                 status, answer = self._ask(method, "/task", body=body, user_id=user_id)
-            except requests.RequestException as error:
+            except NO_ANSWER as error:
                 reason = f"{type(error).__name__}"
                 continue
             if status == 409:
@@ -110,7 +112,7 @@ class HttpRecorder:
         """After a conflict: fine if the record already says what was to be written."""
         try:
             code, answer = self._ask("GET", f"/task/{task_id}")
-        except requests.RequestException as error:
+        except NO_ANSWER as error:
             raise RecordUnavailable("the record service did not answer") from error
         stands = answer.get("status") if code == 200 and isinstance(answer, dict) else None
         if stands != status:
@@ -127,22 +129,24 @@ class HttpRecorder:
     ) -> tuple[int, Any]:
         """The status of an answer, and its JSON: None if it is none, or more than may be held.
 
-        Raises requests.RequestException, also where the answer does not come to an end in time.
+        Raises NO_ANSWER, also where the answer does not come to an end in time.
         """
         seconds = TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
-        url = f"{self._base}{path}"
-        headers = {"apikey": settings.WEBHOOK_APIKEY, "UID": user_id.encode(), "User-Agent": "serving-agent"}
-        made = requests.Request(method, url, json=body, headers=headers).prepare()
-        adapter = self._session.get_adapter(url)  # a session would read all of a redirect
-        with (
-            watched(Exchange(time.monotonic() + seconds)),
-            adapter.send(made, stream=True, timeout=seconds) as response,
-        ):
+        headers = {
+            "apikey": settings.WEBHOOK_APIKEY,
+            "UID": user_id.encode().decode("latin-1"),  # UTF-8, which headers carry as if it were Latin-1
+            "User-Agent": "serving-agent",
+        }
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        sent = None if body is None else json.dumps(body).encode()
+        exchange = Exchange(time.monotonic() + seconds)
+        with closing(ask(self._connections, exchange, method, f"{self._base}{path}", headers, sent)) as answer:
             content = bytearray()
-            for piece in response.iter_content(64 * 1024):
+            for piece in answer.pieces():
                 content += piece
                 if len(content) > LARGEST_ANSWER * settings.MAX_RESPONSE_BODY:
-                    return response.status_code, None
+                    return answer.status, None
             with suppress(Malformed):
-                return response.status_code, parse(content, not_a_number=lambda _: None, wrapping=1)
-            return response.status_code, None
+                return answer.status, parse(content, not_a_number=lambda _: None, wrapping=1)
+            return answer.status, None

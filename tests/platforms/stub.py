@@ -90,6 +90,8 @@ class Stub:
     hung_up: threading.Event = field(default_factory=threading.Event)
     gate: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
+    wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock
+    """What is made of each connection, TLS perhaps."""
 
     def __post_init__(self) -> None:
         self._steps: dict[str, list[Step]] = defaultdict(list)
@@ -145,6 +147,10 @@ class Stub:
     def _serve(self, sock: socket.socket) -> None:
         with suppress(HungUp, OSError), sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._serve_wrapped(self.wrap(sock))
+
+    def _serve_wrapped(self, sock: socket.socket) -> None:
+        with sock:
             keep_alive = True
             while keep_alive:
                 visit = self._next_request(sock)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from platforms import InvalidInputs, PlatformError, PlatformUnavailable, connections
+from platforms import InvalidInputs, PlatformError, PlatformUnavailable, connections, wire
 from platforms.reply import loads, words_of
 from tests.platforms.makers import FLOWER, K8S, KSERVE, Direct, call
 from tests.platforms.stub import Stub, answers, pours, says, streams
@@ -142,15 +142,12 @@ def test_a_connection_that_idled_is_not_used_again(stub: Stub, monkeypatch: pyte
 def test_an_old_call_cannot_break_the_connection_of_a_new_one(stub: Stub) -> None:
     stub.script("GET /", answers(1))
     old, new = (connections.Exchange(time.monotonic() + 5) for _ in range(2))
-    connection = connections._Watched("127.0.0.1", stub.port)
-    with connections.watched(old):
-        connection.request("GET", "/")
-        connection.getresponse()
-    with connections.watched(new):
-        connection.request("GET", "/")
-        old.close()
-        assert connection.getresponse().status == 200
-    connection.close()
+    kept = connections.Connections()
+    assert list(wire.ask(kept, old, "GET", stub.url, {}, None).pieces()) == [b"1"]
+    answer = wire.ask(kept, new, "GET", stub.url, {}, None)
+    old.close()
+    assert list(answer.pieces()) == [b"1"]
+    assert stub.connections == 1
 
 
 @pytest.mark.parametrize("direct", [KSERVE, K8S], ids=["kserve", "k8s"])
