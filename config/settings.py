@@ -209,6 +209,7 @@ TEMPLATES = [
 if not env.has("DATABASE_URL"):
     env.make_directory(VAR_DIR, "Set DATABASE_URL, or let this user write there.")
 DATABASE_POOL_SIZE = env.whole("DATABASE_POOL_SIZE", default=20)
+DATABASE_PREPARED_STATEMENTS = env.flag("DATABASE_PREPARED_STATEMENTS", default=True)
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", default="10", above=0)
 DATABASES = {"default": env.database("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'agent.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -229,7 +230,6 @@ else:
         keepalives_interval=5,
         keepalives_count=3,
         tcp_user_timeout=30_000,
-        prepare_threshold=0 if env.flag("DATABASE_PREPARED_STATEMENTS", default=True) else None,
         # A connection is borrowed for a query, not for a prediction: twenty carry thousands that wait.
         pool={
             "min_size": 0,

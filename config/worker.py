@@ -144,7 +144,7 @@ class PatientWorker(GeventWorker):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(EXIT_APART_SECONDS * min(self.age - 1, 5))
             raise
-        self.wsgi = _closing_where_told(self.wsgi)
+        self.wsgi = _told_by(self.wsgi)
 
     def run(self) -> None:
         pool = Pool(self.worker_connections)
@@ -278,15 +278,36 @@ def _somebody_waits(listener: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _closing_where_told(application: Any) -> Any:
-    """gunicorn drops `Connection: close` from an application's answer; here the connection is then closed."""
+def _told_by(application: Any) -> Any:
+    """What gunicorn does not let an application say: that the connection is to be closed (it drops the header), and
+    that an answer is whole, so that head and body go at once."""
 
     def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
+        response = start_response.__self__
+
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             if ("Connection", "close") in headers:
-                start_response.__self__.force_close()
+                response.force_close()
             return start_response(status, headers, exc_info)
 
-        return application(environ, start)
+        answer = application(environ, start)
+        if isinstance(answer, list) and answer[0] and environ["REQUEST_METHOD"] != "HEAD":
+            response.sock = _WithItsHead(response.sock)
+        return answer
 
     return wrapped
+
+
+class _WithItsHead:
+    """A socket that holds the head of an answer back until there is a piece of its body."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._head: bytes | None = None
+
+    def sendall(self, data: bytes) -> None:
+        if self._head is None:
+            self._head = data
+            return
+        self._sock.sendall(self._head + data)
+        self._head = b""

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 MAX_TRIES = 5
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
 BUSY = frozenset({429, 502, 503})
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 TIMEOUTS = (urllib3.exceptions.TimeoutError, TimeoutError)
 
 
@@ -212,7 +213,7 @@ class HttpPlatform(Platform):
 
 def _encode(body: Any) -> bytes | None:
     try:
-        return None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        return None if body is None else _ENCODER.encode(body).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidInputs("inputs: NaN, infinite numbers and very deep nesting cannot be sent") from error
 

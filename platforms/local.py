@@ -23,7 +23,7 @@ from platforms.base import (
     presentable,
 )
 from platforms.health import Health, ok
-from platforms.parsing import parse
+from platforms.parsing import as_none, parse
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Local(Platform):
 def _as_json(outputs: Any) -> Any:
     """The outputs as a caller will read them; NaN and Infinity become None."""
     try:
-        return parse(json.dumps(outputs).encode(), not_a_number=lambda _: None)
+        return parse(json.dumps(outputs).encode(), not_a_number=as_none)
     except (TypeError, ValueError, RecursionError) as error:
         raise PlatformError("the model returned something that cannot be written as JSON") from error
 

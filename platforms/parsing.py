@@ -3,7 +3,10 @@
 import json
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 DEEPEST = 100
 """Levels of arrays and objects: more than any model needs, and less than whatever recurses into them can bear."""
@@ -28,12 +31,8 @@ def parse(content: bytes | bytearray, *, not_a_number: Callable[[str], Any], wra
     containers = content.count(b"{") + content.count(b"[")
     if containers > MOST_CONTAINERS + wrapping:
         raise Malformed(f"has more than {MOST_CONTAINERS:,} arrays and objects")
-
-    def finite(text: str) -> Any:
-        return number if math.isfinite(number := float(text)) else not_a_number(text)
-
     try:
-        value = json.loads(content.decode("utf-8-sig"), parse_constant=not_a_number, parse_float=finite)
+        value = _decoder(not_a_number).decode(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise NotJSON("is not UTF-8") from error
     except RecursionError as error:
@@ -47,6 +46,26 @@ def parse(content: bytes | bytearray, *, not_a_number: Callable[[str], Any], wra
     if containers > DEEPEST + wrapping and is_deeper_than(DEEPEST + wrapping, value):
         raise Malformed("is nested too deeply")
     return value
+
+
+@lru_cache(maxsize=16)
+def _decoder(not_a_number: Callable[[str], Any]) -> json.JSONDecoder:
+    def finite(text: str) -> Any:
+        return number if math.isfinite(number := float(text)) else not_a_number(text)
+
+    return json.JSONDecoder(parse_constant=not_a_number, parse_float=finite)
+
+
+def as_none(text: str) -> None:
+    """What becomes of a number that is none, where nobody is to be refused for it."""
+
+
+def written(value: Any) -> bytes:
+    """A value that was read here, as compact JSON in UTF-8; as ASCII where it has half a surrogate pair in it."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # that, or an integer of more than 64 bits
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def is_deeper_than(levels: int, value: Any) -> bool:

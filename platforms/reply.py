@@ -9,7 +9,7 @@ from typing import Any
 
 from platforms.base import Call, PlatformError
 from platforms.connections import Exchange
-from platforms.parsing import Malformed, parse
+from platforms.parsing import Malformed, as_none, parse
 from platforms.wire import Answer
 
 ERROR_BODY_SECONDS = 5.0
@@ -101,7 +101,7 @@ class Reply:
 
 def loads(content: bytes | bytearray) -> Any:
     """JSON as platforms write it: NaN and infinite numbers become None. Raises Malformed."""
-    return parse(content, not_a_number=lambda _: None)
+    return parse(content, not_a_number=as_none)
 
 
 def words_of(said: Any, *, depth: int = 6) -> str:

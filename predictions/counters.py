@@ -86,7 +86,12 @@ def task_finished(model_name: str, status: str) -> None:
         if len(_models) >= MODELS:
             model_name = "other"
         _models.add(model_name)
-    _instruments.tasks_finished.labels(model_name, status).inc()
+    _of_model(model_name, status).inc()
+
+
+@lru_cache(maxsize=1024)
+def _of_model(model_name: str, status: str) -> Counter:
+    return _instruments.tasks_finished.labels(model_name, status)
 
 
 def tasks_set_to_failed(count: int) -> None:
@@ -102,4 +107,9 @@ def async_prediction(seconds: float, *, failed: bool) -> None:
 
 def platform_answered(platform: str, outcome: str, seconds: float) -> None:
     """A prediction as the platform saw it; `outcome` is `succeeded`, `stopped`, or the error's code."""
-    _instruments.platform_request.labels(platform, outcome).observe(seconds)
+    _of_platform(platform, outcome).observe(seconds)
+
+
+@lru_cache(maxsize=256)
+def _of_platform(platform: str, outcome: str) -> Histogram:
+    return _instruments.platform_request.labels(platform, outcome)

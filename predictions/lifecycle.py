@@ -11,8 +11,8 @@ of its own, and only the latest may write what came of it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -49,13 +49,21 @@ class AttemptsExhausted(InvalidTransition):
     """The task has had all its attempts, and the worker of the last one was lost."""
 
 
-@contextmanager
-def database_errors() -> Iterator[None]:
-    """A database that cannot be reached, or is locked or read-only, becomes RecordUnavailable."""
-    try:
-        yield
-    except (OperationalError, InterfaceError, InternalError) as error:  # the last is PostgreSQL's "read-only"
-        raise RecordUnavailable("the database did not answer") from error
+class _DatabaseErrors:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OperationalError | InterfaceError | InternalError):  # the last is PostgreSQL's "read-only"
+            raise RecordUnavailable("the database did not answer") from error
+
+
+_database_errors = _DatabaseErrors()
+
+
+def database_errors() -> _DatabaseErrors:
+    """A context in which a database that cannot be reached, or is locked or read-only, becomes RecordUnavailable."""
+    return _database_errors
 
 
 def release_connection() -> None:

@@ -14,7 +14,7 @@ from predictions import execution, jobs, lifecycle, tracing
 from predictions.calls import cancel_upstream
 from predictions.context import request_id
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
-from predictions.models import Task, new_task_id
+from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.queue import QueueClosed, QueueFull, QueueUnavailable
 from predictions.recorder import RecordError, RecordUnavailable
@@ -52,8 +52,7 @@ class PredictionRequest:
 
 def new_task(request: PredictionRequest, status: Task.Status) -> Task:
     """A task of this agent, not yet saved."""
-    return Task(
-        id=new_task_id(),
+    return Task.new(
         agent=settings.TASK_TYPE_NAME,
         platform=settings.ML_PLATFORM,
         model_name=request.model_name,

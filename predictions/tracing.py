@@ -22,11 +22,20 @@ _current: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 class Part:
-    """One part of a trace. `traceparent` names it to whoever does a part of it in turn."""
+    """One part of a trace, and a context in itself. `traceparent` names it to whoever does a part of it in turn."""
 
     def __init__(self, traceparent: str, span: Span | None = None) -> None:
         self.traceparent = traceparent
         self._span = span
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._span is not None:
+            if isinstance(error, Exception):
+                self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            self._span.end()
 
     def answered(self, method: str, route: str, status: int) -> None:
         """For the web's part: what was asked and answered; 5xx is an error."""
@@ -57,7 +66,6 @@ def answering(traceparent: str) -> Iterator[Part]:
             _current.reset(token)
 
 
-@contextmanager
 def part(
     name: str,
     kind: SpanKind,
@@ -65,23 +73,19 @@ def part(
     *,
     began_at: datetime | None = None,
     attributes: Mapping[str, str | int] | None = None,
-) -> Iterator[Part]:
-    """A span below `parent`; one that raises is an error. `began_at`: when it began, where that was before now."""
+) -> Part:
+    """A span below `parent`, to be left as a context; one that raises is an error.
+
+    `began_at`: when it began, where that was before now.
+    """
     if not settings.TRACING:
-        yield Part(parent)
-        return
+        return Part(parent)
     context = TraceContextTextMapPropagator().extract({"traceparent": parent})
     start_time = int(began_at.timestamp() * 1e9) if began_at else None
     span = _tracer().start_span(name, context, kind, attributes, start_time=start_time)
-    try:
-        carrier: dict[str, str] = {}
-        TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
-        yield Part(carrier.get("traceparent", parent), span)
-    except Exception as error:
-        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-        raise
-    finally:
-        span.end()
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
+    return Part(carrier.get("traceparent", parent), span)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from django.conf import settings
 from platforms import Health
 from platforms.connections import Connections, Exchange
 from platforms.health import ok, problem, warning
-from platforms.parsing import Malformed, parse
+from platforms.parsing import Malformed, as_none, parse
 from platforms.wire import CONNECTION_ERRORS, INVALID_REQUEST, ask
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
@@ -148,5 +148,5 @@ class HttpRecorder:
                 if len(content) > LARGEST_ANSWER * settings.MAX_RESPONSE_BODY:
                     return answer.status, None
             with suppress(Malformed):
-                return answer.status, parse(content, not_a_number=lambda _: None, wrapping=1)
+                return answer.status, parse(content, not_a_number=as_none, wrapping=1)
             return answer.status, None

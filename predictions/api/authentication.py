@@ -27,8 +27,9 @@ class Caller:
 
 def key_of(request: Request) -> str:
     """The key from `Authorization: Bearer …` or `apikey: …`, "" without one."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else request.headers.get("apikey", "").strip()
+    said: dict[str, str] = request.META
+    scheme, _, key = said.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else said.get("HTTP_APIKEY", "").strip()
 
 
 def is_one_of(key: str, keys: Iterable[str]) -> bool:

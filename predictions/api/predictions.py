@@ -18,7 +18,7 @@ BODY = PredictionSerializer()
 
 def user_id(request: Request) -> str:
     """The UID header: whose task it is."""
-    given = request.headers.get("UID", "")
+    given: str = request.META.get("HTTP_UID", "")
     with suppress(UnicodeError):  # WSGI hands on UTF-8 as if it were Latin-1
         given = given.encode("latin-1").decode()
     return given[:UID_LENGTH]

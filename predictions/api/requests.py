@@ -1,6 +1,5 @@
 """What every request goes through: its id, what is refused at the door, and JSON out."""
 
-import json
 import logging
 import re
 import time
@@ -20,6 +19,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from platforms.parsing import written
 from predictions import tracing
 from predictions.api.bodies import find_chunked_body
 from predictions.api.draining import NEW_PREDICTIONS, is_refusing
@@ -43,11 +43,12 @@ class RequestMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-ID", "")
+        said = request.META
+        given = said.get("HTTP_X_REQUEST_ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started = time.monotonic()
         is_quiet = request.path.startswith(_QUIET)
-        trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(request.headers.get("traceparent", ""))
+        trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(said.get("HTTP_TRACEPARENT", ""))
         with working_on(request_id=request_id), trace as part:
             response = _refusal(request) or _malformed(request) or self._answer(request)
             seconds = time.monotonic() - started
@@ -119,7 +120,7 @@ def _closing(status: int, code: str, sentence: str) -> HttpResponse:
 
 
 class JSONAnswer(BaseRenderer):
-    """ASCII JSON: whatever a model answered, half a surrogate pair included, reaches the caller."""
+    """Whatever a model answered, half a surrogate pair included, reaches the caller."""
 
     media_type = "application/json"
     format = "json"
@@ -128,7 +129,7 @@ class JSONAnswer(BaseRenderer):
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
     ) -> bytes:
-        return b"" if data is None else json.dumps(data, separators=(",", ":")).encode()
+        return b"" if data is None else written(data)
 
 
 def answered(data: Any) -> HttpResponse:

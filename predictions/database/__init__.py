@@ -2,12 +2,15 @@
 postgresql.py for the server.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
+import psycopg
+from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.utils.module_loading import import_string
+
+from predictions.database.prepared import PreparedCursor
 
 
 def bound_answers(*, cooperative: bool = False) -> None:
@@ -21,27 +24,32 @@ def bound_answers(*, cooperative: bool = False) -> None:
         pool["connection_class"] = import_string(f"predictions.database.{module}")  # psycopg: SQLite does without
 
 
-@contextmanager
-def lean_cursor() -> Iterator[Any]:
+def lean_cursor() -> AbstractContextManager[Any]:
     """A cursor for what every prediction does, outside a transaction. Raises django.db.Error.
 
-    On PostgreSQL it is psycopg's own, on a connection straight out of the pool: its statements are parsed and planned
-    once a connection, and what Django does for each cursor and each loan is left out. Where Django holds a connection
-    for this thread already, or somebody wants to see its queries, they go Django's way.
+    In web and workers, on PostgreSQL, it is on a connection straight out of the pool: what Django does for each cursor
+    and each loan is left out. Where Django holds a connection for this thread already, or somebody wants to see its
+    queries, they go Django's way.
     """
     database = connections[DEFAULT_DB_ALIAS]
-    pooled = "pool" in database.settings_dict["OPTIONS"]
-    if not pooled or database.connection is not None or database.queries_logged or database.execute_wrappers:
-        with database.cursor() as cursor:
-            yield cursor
-        return
-    from psycopg import Cursor  # SQLite does without
+    bounded = "connection_class" in database.settings_dict["OPTIONS"].get("pool", ())
+    if not bounded or database.connection is not None or database.queries_logged or database.execute_wrappers:
+        return database.cursor()
+    return _LentCursor(database)
 
-    with database.wrap_database_errors:
-        pool = database.pool  # type: ignore[attr-defined]
-        pool.open()
-        lent = pool.getconn()
-        try:
-            yield Cursor(lent)
-        finally:
-            pool.putconn(lent)
+
+class _LentCursor(AbstractContextManager[Any]):
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def __enter__(self) -> Any:
+        with self._database.wrap_database_errors:
+            pool = self._database.pool
+            pool.open()
+            self._lent = pool.getconn()
+        return PreparedCursor(self._lent) if settings.DATABASE_PREPARED_STATEMENTS else psycopg.Cursor(self._lent)
+
+    def __exit__(self, *error: Any) -> None:
+        self._database.pool.putconn(self._lent)
+        if isinstance(error[1], psycopg.Error):
+            self._database.wrap_database_errors.__exit__(*error)  # raises Django's

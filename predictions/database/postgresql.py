@@ -30,6 +30,11 @@ class BoundedConnection(psycopg.Connection[Any]):
     _clock_read_at = float("-inf")
     _clock_ahead = 0.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepared: set[bytes] = set()
+        """The names of the statements that its session has (prepared.py)."""
+
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> psycopg.Cursor[Any]:
         """As psycopg's, but the pool's question whether the connection lives (an empty query) is rarely sent.
 

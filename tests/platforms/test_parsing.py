@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from platforms.parsing import DEEPEST, MOST_CONTAINERS, Malformed, NotJSON, is_deeper_than, parse
+from platforms.parsing import DEEPEST, MOST_CONTAINERS, Malformed, NotJSON, as_none, is_deeper_than, parse, written
 
 
 def read(content: bytes) -> Any:
@@ -98,3 +98,10 @@ def test_the_bounds_are_wide_enough() -> None:
 def test_levels_are_counted(value: Any, levels: int) -> None:
     assert not is_deeper_than(levels, value)
     assert levels == 0 or is_deeper_than(levels - 1, value)
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": [1, 2.5, None, True, "ä\u0000"]}, "\ud800 is half a character", 2**70, -(2**70), ""]
+)
+def test_what_was_read_is_written_so_that_it_is_read_again(value: object) -> None:
+    assert parse(written(value), not_a_number=as_none) == value
