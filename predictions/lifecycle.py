@@ -67,11 +67,11 @@ def database_errors() -> _DatabaseErrors:
 
 
 def release_connection() -> None:
-    """Gives the pooled connection back for the time of the wait; an unpooled one is this thread's own."""
+    """Gives the connection back for the time of the wait; one that is not lent is this thread's own."""
     database = connections[DEFAULT_DB_ALIAS]
     if database.connection is None or database.in_atomic_block:
         return
-    if "pool" in database.settings_dict["OPTIONS"]:
+    if getattr(database, "lends", "pool" in database.settings_dict["OPTIONS"]):
         database.close()
 
 

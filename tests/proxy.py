@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 
-BEGINNINGS = (b"*", b"GET ", b"POST ", b"PUT ", b"Q\0", b"P\0")
+BEGINNINGS = (b"*", b"GET ", b"POST ", b"PUT ", b"Q\0", b"P\0", b"B\0")
 """How a request begins, in Redis' protocol, in HTTP, and in PostgreSQL's."""
 
 

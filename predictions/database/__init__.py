@@ -27,15 +27,18 @@ def bound_answers(*, cooperative: bool = False) -> None:
 def lean_cursor() -> AbstractContextManager[Any]:
     """A cursor for what every prediction does, outside a transaction. Raises django.db.Error.
 
-    In web and workers, on PostgreSQL, it is on a connection straight out of the pool: what Django does for each cursor
-    and each loan is left out. Where Django holds a connection for this thread already, or somebody wants to see its
-    queries, they go Django's way.
+    It is on a connection of its own (of PostgreSQL in web and workers alone): what Django does for each cursor and each
+    loan is left out. Where Django holds a connection for this thread already, or somebody wants to see its queries,
+    they go Django's way.
     """
     database = connections[DEFAULT_DB_ALIAS]
-    bounded = "connection_class" in database.settings_dict["OPTIONS"].get("pool", ())
-    if not bounded or database.connection is not None or database.queries_logged or database.execute_wrappers:
+    if database.connection is not None or database.queries_logged or database.execute_wrappers:
         return database.cursor()
-    return _LentCursor(database)
+    if database.vendor == "sqlite":
+        lent: AbstractContextManager[Any] = database.lent_cursor()  # type: ignore[attr-defined]
+        return lent
+    bounded = "connection_class" in database.settings_dict["OPTIONS"].get("pool", ())
+    return _LentCursor(database) if bounded else database.cursor()
 
 
 class _LentCursor(AbstractContextManager[Any]):

@@ -143,11 +143,13 @@ def test_a_frozen_postgresql_holds_no_caller_for_long(
     print(settles(crowd, slow_platform, using="own"), crowd.refused)
 
 
+@pytest.mark.parametrize("prepared", ["true", "false"])
 @pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
 def test_a_frozen_postgresql_makes_no_task_when_it_wakes_whose_caller_was_told_that_it_failed(
-    serve: Serve, server: Postgres, route: str
+    serve: Serve, server: Postgres, route: str, prepared: str
 ) -> None:
-    web = serve("web", DATABASE_URL=server.url, DATABASE_TIMEOUT="2", DATABASE_POOL_SIZE="1")
+    bounds = {"DATABASE_TIMEOUT": "2", "DATABASE_POOL_SIZE": "1", "DATABASE_PREPARED_STATEMENTS": prepared}
+    web = serve("web", DATABASE_URL=server.url, **bounds)
 
     def ask() -> int:
         body = {"model_name": "m", "inputs": {}}

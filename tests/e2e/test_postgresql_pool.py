@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
 from predictions.database import postgresql
 from predictions.database.postgresql import BoundedConnection
+from predictions.database.prepared import PreparedCursor
 from tests.e2e.databases import Postgres
 from tests.proxy import Proxy
 
@@ -91,3 +94,66 @@ def test_after_a_restart_of_the_server_no_dead_connection_is_lent(pool: Pool, se
     before = ask(pool)
     server.restart(mode)
     assert ask(pool) != before
+
+
+@pytest.fixture
+def table(pool: Pool) -> str:
+    """A table with a column of each type that statements of predictions have."""
+    with pool.connection() as lent:
+        lent.execute("CREATE TABLE kinds (t TEXT, i SMALLINT, f FLOAT8, b BOOLEAN, m TIMESTAMPTZ)")
+    return "kinds"
+
+
+VALUES = ["ä'\\ %s $1", 7, 0.1, True, datetime(2026, 11, 28, 1, 2, 3, 4, UTC)]
+
+
+@pytest.mark.parametrize("values", [VALUES, [None] * 5, ["", -1, 1e300, False, datetime(1, 1, 1, tzinfo=UTC)]])
+def test_what_a_prepared_statement_is_given_arrives(pool: Pool, table: str, values: list[Any]) -> None:
+    with pool.connection() as lent:
+        cursor = PreparedCursor(lent)
+        cursor.execute(f"INSERT INTO {table} VALUES (%s, %s, %s, %s, %s)", values)
+        assert cursor.rowcount == 1
+        assert lent.execute(f"SELECT * FROM {table}").fetchall() == [tuple(values)]
+        cursor.execute(f"UPDATE {table} SET i = %s WHERE t = %s", [1, "nobody"])
+        assert cursor.rowcount == 0
+
+
+def test_a_statement_is_prepared_once_a_connection(pool: Pool, table: str, proxy: Proxy) -> None:
+    with pool.connection() as lent:
+        cursor = PreparedCursor(lent)
+        cursor.execute(f"INSERT INTO {table} (t) VALUES (%s)", ["first"])
+        before = proxy.requests
+        for _ in range(10):
+            cursor.execute(f"INSERT INTO {table} (t) VALUES (%s)", ["again"])
+        assert proxy.requests - before == 10
+        assert lent.execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'agent_%'").fetchone() == (1,)
+
+
+def test_a_session_that_is_another_one_suddenly_is_told_its_statements_again(pool: Pool, table: str) -> None:
+    """As behind a pooler that gives each transaction to whichever session is free."""
+    insert = f"INSERT INTO {table} (t) VALUES (%s)"
+    with pool.connection() as lent:
+        PreparedCursor(lent).execute(insert, ["before"])
+        lent.execute("DEALLOCATE ALL")
+        PreparedCursor(lent).execute(insert, ["forgotten here"])
+        lent.prepared.clear()
+        PreparedCursor(lent).execute(insert, ["known there"])
+        assert lent.execute(f"SELECT count(*) FROM {table}").fetchone() == (3,)
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [(["a\0b"], psycopg.DataError), (["\ud800"], UnicodeEncodeError), (["x" * 9], psycopg.DataError)],
+)
+def test_what_postgresql_does_not_take_is_an_error_and_the_connection_goes_on(
+    pool: Pool, values: list[Any], error: type[Exception]
+) -> None:
+    with pool.connection() as lent:
+        lent.execute("CREATE TABLE short (t VARCHAR(8) UNIQUE)")
+        cursor = PreparedCursor(lent)
+        with pytest.raises(error):
+            cursor.execute("INSERT INTO short VALUES (%s)", values)
+        cursor.execute("INSERT INTO short VALUES (%s)", ["fits"])
+        with pytest.raises(psycopg.IntegrityError):
+            cursor.execute("INSERT INTO short VALUES (%s)", ["fits"])
+        assert lent.execute("SELECT t FROM short").fetchall() == [("fits",)]

@@ -1,14 +1,17 @@
-"""How statements wait for other writers of a SQLite file."""
+"""How statements wait for other writers of a SQLite file, and how its connections are lent."""
 
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connections, transaction
+
+from predictions.database.sqlite3.base import KEPT
 
 
 @pytest.fixture
@@ -81,3 +84,73 @@ def test_a_writer_gives_up_after_its_time_and_readers_never_wait(connection: Any
 def test_what_waiting_cannot_help_is_said_at_once(connection: Any, other: sqlite3.Connection) -> None:
     with connection.cursor() as cursor, pytest.raises(OperationalError, match="no such table"):
         cursor.execute("INSERT INTO letters VALUES (1)")
+
+
+def test_a_connection_that_is_closed_is_lent_to_whoever_asks_next(connection: Any) -> None:
+    numbers(connection)
+    first = connection.connection
+    connection.close()
+    numbers(connection)
+    assert connection.connection is first
+
+
+def test_nobody_is_lent_a_connection_that_somebody_has(connection: Any) -> None:
+    numbers(connection)
+    with connection.lent_cursor() as one, connection.lent_cursor() as other:
+        assert len({id(connection.connection), id(one.connection), id(other.connection)}) == 3
+
+
+def test_only_so_many_connections_wait_to_be_lent(connection: Any) -> None:
+    with ExitStack() as stack:
+        lent = [stack.enter_context(connection.lent_cursor()).connection for _ in range(KEPT + 3)]
+    open_still = [one for one in lent if is_open(one)]
+    assert len(open_still) == KEPT
+
+
+def is_open(lent: sqlite3.Connection) -> bool:
+    try:
+        lent.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return False
+    return True
+
+
+def test_a_connection_to_a_file_that_was_replaced_is_not_lent(connection: Any, path: Path) -> None:
+    numbers(connection)
+    connection.close()
+    path.rename(path.with_name("old.sqlite3"))
+    with connection.cursor() as cursor, pytest.raises(OperationalError, match="no such table"):
+        cursor.execute("SELECT n FROM numbers")
+
+
+def test_a_connection_that_is_in_the_middle_of_something_is_not_lent(connection: Any) -> None:
+    with connection.lent_cursor() as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("INSERT INTO numbers VALUES (%s)", [1])
+        left = cursor.connection
+    assert not is_open(left)
+    assert numbers(connection) == []
+
+
+def test_a_connection_on_which_something_went_wrong_is_not_lent(connection: Any) -> None:
+    lent = connection.lent_cursor()
+    cursor = lent.__enter__()
+    with pytest.raises(sqlite3.OperationalError, match="no such table") as error:
+        cursor.execute("INSERT INTO letters VALUES (1)")
+    with pytest.raises(OperationalError, match="no such table"):
+        lent.__exit__(error.type, error.value, None)
+    assert not is_open(cursor.connection)
+
+
+def test_what_is_done_on_a_lent_connection_is_committed(connection: Any) -> None:
+    with connection.lent_cursor() as cursor:
+        cursor.execute("INSERT INTO numbers VALUES (%s)", [3])
+        assert cursor.rowcount == 1
+    assert numbers(connection) == [3]
+
+
+def test_a_writer_on_a_lent_connection_waits_for_another_too(connection: Any, other: sqlite3.Connection) -> None:
+    threading.Timer(0.2, other.execute, ["COMMIT"]).start()
+    with connection.lent_cursor() as cursor:
+        cursor.execute("INSERT INTO numbers VALUES (%s)", [1])
+    assert numbers(connection) == [1]

@@ -1,13 +1,18 @@
-"""Django's SQLite backend, whose writers wait for their turn here and not inside SQLite.
+"""Django's SQLite backend, whose connections are lent, and whose writers wait for their turn here, not inside SQLite.
 
 SQLite's own wait blocks its thread, and under gevent that is every request of the process: a probe would not be
 answered while another process writes for long. Here a writer that finds the file locked sleeps and asks again.
+
+A connection takes a millisecond to make and 200 KB to keep. So what is closed is kept for whoever asks next, and a
+thousand predictions that wait hold none.
 """
 
+import os
 import random
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -16,26 +21,105 @@ from django.db.backends.sqlite3 import base
 
 T = TypeVar("T")
 
+KEPT = 8
+"""Connections to a file that wait for whoever asks next."""
+
 LONGEST_PAUSE_SECONDS = 0.01
 _turn = threading.Lock()
 """One writer of this process at a time asks for the lock, so sixty-four of them are no crowd."""
 
 
+class KeptConnection(sqlite3.Connection):
+    """`file` is the device and number of the file that it has open, which may not be the one of that name any more."""
+
+    file: tuple[int, int] | None = None
+
+
+_kept: dict[tuple[str, ...], deque[KeptConnection]] = {}
+"""File and commands at the beginning → connections."""
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     """Waits up to the option `timeout`, in seconds, for other writers."""
 
-    def get_connection_params(self) -> dict[str, Any]:
-        params: dict[str, Any] = super().get_connection_params()
-        self._wait_seconds = float(params.get("timeout", 5))
-        return {**params, "timeout": 0}
+    lends = True
+    """Whether closing gives the connection back, to be had again at little cost."""
+    init_commands: list[str]
+    _params: dict[str, Any] | None = None
 
-    def get_new_connection(self, conn_params: dict[str, Any]) -> sqlite3.Connection:
-        connect: Callable[[], sqlite3.Connection] = partial(super().get_new_connection, conn_params)
-        return _patiently(connect, self._wait_seconds)
+    def get_connection_params(self) -> dict[str, Any]:
+        if self._params is None or self._params["database"] != self.settings_dict["NAME"]:
+            params: dict[str, Any] = super().get_connection_params()
+            self._wait_seconds = float(params.get("timeout", 5))
+            self._params = {**params, "timeout": 0, "factory": KeptConnection}
+            self._waiting = _kept.setdefault((str(params["database"]), *self.init_commands), deque())
+        return self._params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> KeptConnection:
+        """One that was kept, or a new one."""
+        file = _identity(conn_params["database"])
+        while file and self._waiting:
+            try:
+                kept = self._waiting.pop()
+            except IndexError:  # another thread was first
+                break
+            if kept.file == file:
+                return kept
+            kept.close()
+        connect: Callable[[], KeptConnection] = partial(super().get_new_connection, conn_params)
+        made = _patiently(connect, self._wait_seconds)
+        made.file = _identity(conn_params["database"])
+        return made
+
+    def give_back(self, connection: KeptConnection, *, is_sound: bool) -> None:
+        """For whoever asks next; closed where it is not sound, or enough of them wait."""
+        if is_sound and connection.file and not connection.in_transaction and len(self._waiting) < KEPT:
+            self._waiting.append(connection)
+        else:
+            connection.close()
+
+    def _close(self) -> None:
+        if self.connection is not None:
+            with self.wrap_database_errors:
+                self.give_back(self.connection, is_sound=not (self.in_atomic_block or self.errors_occurred))
 
     def create_cursor(self, name: Any = None) -> "PatientCursor":
-        cursor: PatientCursor = self.connection.cursor(factory=partial(PatientCursor, wait_seconds=self._wait_seconds))
+        return self._cursor_on(self.connection)
+
+    def lent_cursor(self) -> "LentCursor":
+        """A cursor on a connection of its own, as a context."""
+        return LentCursor(self)
+
+    def _cursor_on(self, connection: KeptConnection) -> "PatientCursor":
+        cursor: PatientCursor = connection.cursor(factory=partial(PatientCursor, wait_seconds=self._wait_seconds))
         return cursor
+
+
+class LentCursor:
+    """Raises django.db.Error; what it does is committed."""
+
+    def __init__(self, database: DatabaseWrapper) -> None:
+        self._database = database
+
+    def __enter__(self) -> "PatientCursor":
+        with self._database.wrap_database_errors:
+            self._connection = self._database.get_new_connection(self._database.get_connection_params())
+            self._connection.isolation_level = None
+            return self._database._cursor_on(self._connection)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._database.give_back(self._connection, is_sound=error is None)
+        if isinstance(error, sqlite3.Error):
+            self._database.wrap_database_errors.__exit__(kind, error, trace)  # raises Django's
+
+
+def _identity(name: Any) -> tuple[int, int] | None:
+    """None where there is no file: the database is in memory."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class PatientCursor(base.SQLiteCursorWrapper):
