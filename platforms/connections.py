@@ -182,7 +182,8 @@ class Connections:
 
 @lru_cache(maxsize=1)
 def tls_context() -> SSLContext:
-    """Made once, for reading the authorities takes a while."""
+    """Made once, for reading the authorities takes a while: the public ones, and the system's or SSL_CERT_FILE's."""
     context = create_urllib3_context()
     context.load_verify_locations(certifi.where())
+    context.load_default_certs()
     return context

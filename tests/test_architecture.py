@@ -36,8 +36,12 @@ LAYERS = [
 ONLY_IN = {
     "rq": ["predictions/queue/"],
     "redis": ["predictions/queue/"],
-    "requests": ["platforms/", "webhooks/client.py"],
+    "requests": ["platforms/wire.py"],
     "urllib3": ["platforms/"],
+    "httptools": ["platforms/wire.py"],
+    "certifi": ["platforms/connections.py"],
+    "orjson": ["platforms/parsing.py"],
+    "psycopg": ["predictions/database/"],
     "opentelemetry": ["predictions/tracing.py"],
     "prometheus_client": ["predictions/counters.py", "predictions/metrics.py"],
 }

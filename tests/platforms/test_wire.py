@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import certifi
 import pytest
 import trustme
 
@@ -184,11 +183,11 @@ def test_a_header_with_a_line_break_is_never_sent(stub: Stub, value: str) -> Non
 
 @pytest.fixture
 def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[trustme.CA]:
-    """The one that is trusted here."""
+    """One that is trusted here, as a company's own is."""
     authority = trustme.CA()
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setattr(certifi, "where", lambda: str(bundle))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     connections.tls_context.cache_clear()
     yield authority
     connections.tls_context.cache_clear()
