@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models.base import ModelState
 from django.utils.timezone import now
 
@@ -166,6 +166,15 @@ class Task(models.Model):
         task._state = ModelState()
         moment = now()
         vars(task).update(_blank_task(), id=new_task_id(), created_at=moment, updated_at=moment)
+        vars(task).update(values)
+        return task
+
+    @classmethod
+    def loaded(cls, values: dict[str, Any]) -> "Task":
+        """As it stands in the database, of all its columns' values."""
+        task = cls.__new__(cls)
+        task._state = ModelState()
+        task._state.adding, task._state.db = False, DEFAULT_DB_ALIAS
         vars(task).update(values)
         return task
 

@@ -91,7 +91,32 @@ def start(
     """
     at = _prepared({"started_at": moment, "updated_at": moment})
     params = [run_id, task_id, *at, *lost, task_id, *handed_back, *lost, attempts]
-    return next(iter(list(Task.objects.raw(_start(len(lost), len(handed_back)), params))), None)
+    with lean_cursor() as cursor:
+        cursor.execute(_start(len(lost), len(handed_back)), params)
+        rows = cursor.fetchall()
+    return _loaded(rows[0]) if rows else None
+
+
+def _loaded(row: Sequence[Any]) -> Task:
+    """The task of a row with all columns, as the driver gave them."""
+    database = connections[DEFAULT_DB_ALIAS]
+    values = dict(zip(_FIELDS, row, strict=True))
+    for name, column, converters in _converters(database.vendor):
+        for convert in converters:
+            values[name] = convert(values[name], column, database)
+    return Task.loaded(values)
+
+
+@lru_cache
+def _converters(vendor: str) -> list[tuple[str, Any, list[Any]]]:
+    """What Django makes of columns that this database's driver gives in another form: name, expression, converters."""
+    database = connections[DEFAULT_DB_ALIAS]
+    columns = [(name, field.cached_col) for name, field in _FIELDS.items()]
+    found = [
+        (name, column, [*database.ops.get_db_converters(column), *column.get_db_converters(database)])
+        for name, column in columns
+    ]
+    return [(name, column, converters) for name, column, converters in found if converters]
 
 
 def _prepared(values: Mapping[str, Any]) -> list[Any]:

@@ -12,8 +12,8 @@ from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 from rest_framework.test import APIClient
 
-from predictions.models import Task
 from predictions.queue import queue
+from tests.factories import TaskFactory
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 KEYS = {
@@ -198,14 +198,14 @@ TASKS, QUEUES = "/admin/predictions/task/", "/admin/django_rq/dashboard/"
 
 
 def test_staff_without_permissions_see_no_task(client: APIClient) -> None:
-    task_id = Task.objects.create(agent="default", model_name="m").pk
+    task_id = TaskFactory(model_name="m").pk
     browser = staff()
     for path in (TASKS, f"{TASKS}{task_id}/change/", f"{TASKS}{task_id}/cancel/", QUEUES, f"{QUEUES}queues/0/"):
         assert browser.get(path).status_code == 403, path
 
 
 def test_who_may_view_may_not_act() -> None:
-    task = Task.objects.create(agent="default", model_name="m")
+    task = TaskFactory(model_name="m")
     browser = staff("view_task")
     for path in (TASKS, f"{TASKS}{task.pk}/change/", QUEUES, f"{QUEUES}queues/0/", f"{QUEUES}stats.json"):
         assert browser.get(path).status_code == 200, path
@@ -219,7 +219,7 @@ def test_who_may_view_may_not_act() -> None:
 
 
 def test_who_may_cancel_may_do_nothing_else_to_a_task() -> None:
-    task = Task.objects.create(agent="default", model_name="m")
+    task = TaskFactory(model_name="m")
     browser = staff("view_task", "cancel_task")
     assert browser.post(f"{TASKS}{task.pk}/change/", {"status": "failed"}).status_code == 403
     assert browser.post(f"{TASKS}{task.pk}/delete/", {"post": "yes"}).status_code == 403

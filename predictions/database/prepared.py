@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import errors, generators
+from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 
 from predictions.database.postgresql import BoundedConnection
@@ -22,12 +23,13 @@ Value = str | int | float | bool | datetime | None
 
 
 class PreparedCursor:
-    """What of a cursor is needed for statements with `%s` in them and no rows in their answer."""
+    """What of a cursor is needed for statements with `%s` in them, and for an answer of few rows."""
 
     rowcount = -1
 
     def __init__(self, connection: BoundedConnection) -> None:
         self.connection = connection
+        self._result: Any = None
 
     def execute(self, sql: str, values: Sequence[Value]) -> None:
         """Raises psycopg.Error."""
@@ -38,12 +40,19 @@ class PreparedCursor:
             self.connection.prepared.clear()
             self._execute(sql, parameters)
 
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """The rows of the last answer."""
+        transformer = Transformer.from_context(self.connection)
+        transformer.set_pgresult(self._result)
+        return transformer.load_rows(0, self._result.ntuples, tuple)
+
     def _execute(self, sql: str, parameters: list[bytes | None]) -> None:
         name, statement = _named(sql)
         if name not in self.connection.prepared:
             self._prepare(name, statement)
         self.connection.pgconn.send_query_prepared(name, parameters)
-        self.rowcount = self._answer().command_tuples or 0
+        self._result = self._answer()
+        self.rowcount = self._result.command_tuples or 0
 
     def _prepare(self, name: bytes, statement: bytes) -> None:
         self.connection.pgconn.send_prepare(name, statement)
@@ -53,7 +62,7 @@ class PreparedCursor:
 
     def _answer(self) -> Any:
         (result,) = self.connection.wait(generators.execute(self.connection.pgconn))
-        if result.status != ExecStatus.COMMAND_OK:
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
             raise errors.error_from_result(result)
         return result
 

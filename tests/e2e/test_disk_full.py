@@ -16,6 +16,7 @@ from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.small_disk import small_disk
 from tests.e2e.test_drain import sleeping
+from tests.factories import TaskFactory
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -95,7 +96,7 @@ def test_a_full_disk_under_files_that_are_still_coming(
 ) -> None:
     with small_disk(tmp_path / "disk", megabytes=8) as disk:
         web = serve("web", TMPDIR=str(disk.path), MEDIA_ROOT=str(tmp_path / "media"), **slow_platform.environment())
-        task = Task.objects.create(agent="default", model_name="m", status="running", platform="k8s")
+        task = TaskFactory(model_name="m", status="running", platform="k8s")
         address = web.url + upload_address(task.pk).removeprefix(settings.UPLOAD_BASE_URL)
         before = set(disk.path.iterdir())
         refused = requests.post(address, files={"file": ("a.bin", b"x" * 20_000_000)}, timeout=30)

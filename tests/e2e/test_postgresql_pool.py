@@ -118,6 +118,16 @@ def test_what_a_prepared_statement_is_given_arrives(pool: Pool, table: str, valu
         assert cursor.rowcount == 0
 
 
+@pytest.mark.parametrize("values", [VALUES, [None] * 5])
+def test_what_a_prepared_statement_returns_arrives(pool: Pool, table: str, values: list[Any]) -> None:
+    with pool.connection() as lent:
+        cursor = PreparedCursor(lent)
+        cursor.execute(f"INSERT INTO {table} VALUES (%s, %s, %s, %s, %s) RETURNING *", values)
+        assert cursor.fetchall() == [tuple(values)]
+        cursor.execute(f"UPDATE {table} SET i = %s WHERE t = %s RETURNING i", [1, "nobody"])
+        assert cursor.fetchall() == []
+
+
 def test_a_statement_is_prepared_once_a_connection(pool: Pool, table: str, proxy: Proxy) -> None:
     with pool.connection() as lent:
         cursor = PreparedCursor(lent)

@@ -22,6 +22,7 @@ from django.utils.timezone import now
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
 from tests.e2e.test_errors import assert_error
+from tests.factories import TaskFactory
 from tests.peers.s3_servers import S3
 from tests.servers import ROOT, Server, database_url
 
@@ -70,7 +71,7 @@ def bucket() -> str:
 
 @pytest.fixture
 def task() -> Task:
-    return Task.objects.create(agent="default", model_name="painter", status="running", platform="kserve")
+    return TaskFactory(model_name="painter", status="running", platform="kserve")
 
 
 def address(web: Server, task: Task) -> str:

@@ -14,6 +14,7 @@ from django.conf import settings
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
 from tests.e2e.test_errors import assert_error
+from tests.factories import TaskFactory
 from tests.peers.conftest import Agent, NewAgent
 from tests.peers.environments import Environment, NoPythonError
 from tests.peers.helper_server import HELPER, OLD_HELPER, HelperServer
@@ -141,7 +142,7 @@ def test_where_to_upload_is_the_agents_to_say(uploads: NewUploadAgent, painter: 
 def test_kservehelper_sends_a_batch(uploads: NewUploadAgent, painter: HelperServer, count: int) -> None:
     """It does so when the address ends in upload_batch; ours never does, so the model is called with one that does."""
     here = uploads(painter)
-    task = Task.objects.create(agent="default", model_name="painter", status="running", platform="kserve")
+    task = TaskFactory(model_name="painter", status="running", platform="kserve")
     address = here.web.url + upload_address(task.pk).removeprefix(settings.UPLOAD_BASE_URL) + "_batch"
     inputs = {"count": count, "upload_webhook": address}
     answer = here.session.post(f"http://{painter.address}/v1/models/painter:predict", json=inputs, timeout=60)

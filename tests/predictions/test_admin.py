@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 
 from predictions.models import Task
 from predictions.queue import queue
+from tests.factories import TaskFactory
 from tests.predictions.test_async import submit
 
 LIST = "/admin/predictions/task/"
@@ -98,7 +99,7 @@ def test_pictures_and_links_among_the_outputs_are_shown(admin: Client) -> None:
     outputs = {
         "output": [picture, {"more": link}, "javascript:alert(1)", "data:text/html,x", "data:image/png;base64,AA=="]
     }
-    task = Task.objects.create(agent="default", model_name="painter", status="succeeded", outputs=outputs)
+    task = TaskFactory(model_name="painter", status="succeeded", outputs=outputs)
     page = admin.get(f"{LIST}{task.pk}/change/").content.decode()
     assert re.findall(r'<img src="([^"]*)" alt="an output', page) == [picture, "data:image/png;base64,AA=="]
     assert f'href="{link}"' in page

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from predictions.models import Task
+from tests.factories import TaskFactory
 from tests.predictions.test_async import submit
 
 MARK = "zqxj"
@@ -80,8 +80,7 @@ def assert_it_is_text(browser: Client, path: str) -> Page:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_tasks_pages(browser: Client, attack: str) -> None:
-    task = Task.objects.create(
-        agent="default",
+    task = TaskFactory(
         status="failed",
         platform="kserve",
         model_name=attack,

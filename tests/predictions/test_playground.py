@@ -10,6 +10,7 @@ from django.test import Client
 
 from predictions.models import Task
 from predictions.queue import queue
+from tests.factories import TaskFactory
 
 TRY = "/admin/agent/try"
 BODY: dict[str, Any] = {"model_name": "iris", "inputs": {"n": 1}}
@@ -63,7 +64,7 @@ def test_strangers_and_other_sites_run_nothing(staff: Client) -> None:
 
 
 def test_the_page_is_filled_in_with_what_an_earlier_task_was_asked(staff: Client) -> None:
-    task = Task.objects.create(agent="default", model_name="fox", model_version="v2", inputs={"prompt": "</textarea>"})
+    task = TaskFactory(model_name="fox", model_version="v2", inputs={"prompt": "</textarea>"})
     page = staff.get(TRY, {"task": task.pk}).content.decode()
     assert 'value="fox"' in page
     assert 'value="v2"' in page
@@ -86,7 +87,7 @@ def test_run_again_queues_a_new_task_with_the_same_inputs(staff: Client) -> None
 
 def test_run_again_says_that_the_queue_is_full(staff: Client, configured: Callable[..., None]) -> None:
     configured(MAX_QUEUE_SIZE=1)
-    asked = Task.objects.create(agent="default", model_name="fox", inputs={}, status="failed")
+    asked = TaskFactory(model_name="fox", inputs={}, status="failed")
     for _ in range(2):
         answer = staff.post(f"/admin/predictions/task/{asked.pk}/run-again/", {"_form_submitted": "True"})
     assert "The queue is full" in staff.get(answer.headers["HX-Redirect"]).content.decode()
@@ -94,7 +95,7 @@ def test_run_again_says_that_the_queue_is_full(staff: Client, configured: Callab
 
 
 def test_a_tasks_page_has_its_request_as_curl(staff: Client) -> None:
-    task = Task.objects.create(agent="default", model_name="fox", inputs={"say": "it's"}, status="failed")
+    task = TaskFactory(model_name="fox", inputs={"say": "it's"}, status="failed")
     page = staff.get(f"/admin/predictions/task/{task.pk}/change/").content.decode()
     assert (
         "/async/v1/predict -H &#x27;apikey: YOUR-KEY&#x27;" in page or "/async/v1/predict -H 'apikey: YOUR-KEY'" in page

@@ -13,6 +13,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
 from predictions.queue.queue import QueueUnavailable
+from tests.factories import TaskFactory
 from tests.predictions.actors import PLATFORM, Actor, Order, request
 
 
@@ -65,7 +66,7 @@ def test_a_defect_is_told_as_such_though_the_task_was_canceled(staged: None) -> 
     ids=["cancel", "report"],
 )
 def test_a_task_that_is_purged_before_the_answer_is_not_found(staged: None, act: Any, error: type[Exception]) -> None:
-    task = Task.objects.create(agent="default", model_name="iris", status="succeeded")
+    task = TaskFactory(model_name="iris", status="succeeded")
     actor = Actor("late", partial(act, task))
     until_at(actor, "before UPDATE")
     task.delete()

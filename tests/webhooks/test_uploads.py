@@ -19,6 +19,7 @@ from rest_framework.test import APIClient
 from predictions import uploads
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
+from tests.factories import TaskFactory
 from webhooks.disk import TidyFileStorage
 
 
@@ -31,7 +32,7 @@ def file(name: str = "/tmp/out/picture.PNG", content: bytes = b"png") -> BytesIO
 
 @pytest.fixture
 def task() -> Task:
-    return Task.objects.create(agent="default", model_name="painter", status="running", platform="kserve")
+    return TaskFactory(model_name="painter", status="running", platform="kserve")
 
 
 def address(task: Task) -> str:
@@ -211,7 +212,7 @@ def test_a_file_whose_row_cannot_be_written_is_not_left_behind(task: Task) -> No
 def test_one_file_that_cannot_be_deleted_holds_up_no_other(
     client: APIClient, task: Task, storage: type[StubbornStorage]
 ) -> None:
-    others = [Task.objects.create(agent="default", model_name="m", status="running") for _ in range(5)]
+    others = [TaskFactory(model_name="m", status="running") for _ in range(5)]
     for each in [task, *others]:
         client.post(address(each), {"file": file()}, format="multipart")
     storage.keeps = {Upload.objects.get(task=task).name}
