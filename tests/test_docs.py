@@ -123,7 +123,7 @@ def test_every_variable_of_the_deployment_is_a_setting() -> None:
 def test_a_variable_that_a_page_names_is_a_setting(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", (ROOT / f"docs/{page}.md").read_text()))
     assert named
-    assert named - set(SETTINGS) <= {"WEB_ADDRESS"}
+    assert named - set(SETTINGS) <= {"WEB_ADDRESS", "SSL_CERT_FILE"}
 
 
 def test_a_file_that_a_page_names_exists() -> None:

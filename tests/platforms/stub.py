@@ -82,9 +82,9 @@ Step = Callable[[Visit], None]
 
 @dataclass
 class Stub:
-    """Listens from the start; `port` is 0 only before that."""
+    """Listens from the start, or once it is told to; until then its port refuses everybody."""
 
-    port: int = 0
+    listens: bool = True
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     hung_up: threading.Event = field(default_factory=threading.Event)
@@ -97,8 +97,14 @@ class Stub:
         self._steps: dict[str, list[Step]] = defaultdict(list)
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
-        self.port = self._listener.getsockname()[1]
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        if self.listens:
+            self.listen()
+
+    def listen(self) -> None:
+        self._listener.listen(64)
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property

@@ -188,17 +188,11 @@ def test_retry_after_is_waited_for_while_polling(stub: Stub) -> None:
 
 
 def test_a_server_that_is_away_for_a_while_is_ridden_out(cloud: Cloud) -> None:
-    port = closed_port()
-    started: list[Stub] = []
-
-    def listen() -> None:
-        stub = Stub(port)
-        cloud.script(stub, cloud.job("succeeded", output=1))
-        started.append(stub)
-
-    later(0.25, listen)
-    assert cloud.make(f"127.0.0.1:{port}").predict(FLOWER, call(upstream_id=JOB)).outputs == 1
-    started[0].close()
+    stub = Stub(listens=False)
+    cloud.script(stub, cloud.job("succeeded", output=1))
+    later(0.25, stub.listen)
+    assert cloud.make(stub.address).predict(FLOWER, call(upstream_id=JOB)).outputs == 1
+    stub.close()
 
 
 def test_a_job_that_is_gone_is_an_error_and_there_is_nothing_to_cancel(cloud: Cloud, stub: Stub) -> None:

@@ -53,20 +53,14 @@ def test_an_answer_is_handed_on(direct: Direct, stub: Stub) -> None:
 
 
 def test_a_refused_connection_is_tried_again_until_somebody_listens(direct: Direct) -> None:
-    port = closed_port()
-    started: list[Stub] = []
-
-    def listen() -> None:
-        stub = Stub(port)
-        stub.script(direct.route, GOOD)
-        started.append(stub)
-
-    platform = direct.make(f"127.0.0.1:{port}")
+    stub = Stub(listens=False)
+    stub.script(direct.route, GOOD)
+    platform = direct.make(stub.address)
     platform.first_wait_seconds = 0.1
-    later(0.15, listen)
+    later(0.15, stub.listen)
     assert platform.predict(FLOWER, call()).outputs == {"predictions": [1]}
-    assert started[0].count(direct.route) == 1
-    started[0].close()
+    assert stub.count(direct.route) == 1
+    stub.close()
 
 
 def test_a_refused_connection_ends_as_unavailable(direct: Direct) -> None:
