@@ -14,7 +14,7 @@ from rq.utils import utcformat
 from predictions.queue import scripts, worker_scripts
 from predictions.queue.connections import run_script
 from predictions.queue.queue import KEEP_FAILED_SECONDS, KEEP_FINISHED_SECONDS
-from predictions.queue.runs import Run, run_of
+from predictions.queue.runs import Ending, Run, run_of
 
 LEASE_SECONDS = 25
 """Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
@@ -44,15 +44,23 @@ class Bookkeeping:
         self._unanswered = None
         return [run_of(job, queue_name) for job in jobs], bool(paused)
 
-    def end(self, run: Run, becomes: str, *, seconds: float, exception: str = "") -> bool:
-        """Ends a run that took `seconds`; False where another run has the job. `becomes`: see worker_scripts.END."""
-        ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
-        text = zlib.compress(exception.encode())
-        args = (self._worker_name, run.job_id, run.execution_id, _moment(), becomes, ttl, seconds, text)
-        if self._script(worker_scripts.END, run.queue_name, *args):
-            return True
-        self.restore(run)  # a beat may have done so just now: what counts is who holds the lease after it
-        return bool(self._script(worker_scripts.END, run.queue_name, *args))
+    def end(self, endings: Collection[Ending]) -> list[Ending]:
+        """Ends runs; those are answered whose job another run has."""
+        refused = []
+        for ending in self._not_ended(endings):
+            self.restore(ending.run)  # a beat may have done so just now: what counts is who holds the lease after it
+            refused += self._not_ended([ending])
+        return refused
+
+    def _not_ended(self, endings: Collection[Ending]) -> list[Ending]:
+        """Those of the endings that came to nothing."""
+        left = []
+        for queue_name in {ending.run.queue_name for ending in endings}:
+            here = [ending for ending in endings if ending.run.queue_name == queue_name]
+            args = [argument for ending in here for argument in _arguments(ending)]
+            answers = self._script(worker_scripts.END, queue_name, self._worker_name, _moment(), *args)
+            left += [ending for ending, is_ended in zip(here, answers, strict=True) if not is_ended]
+        return left
 
     def beat(self, queue_name: str, runs: Collection[Run], *, state: str, ttl: int) -> bool:
         """Extends the leases of these runs, and puts back those that Redis knows nothing of.
@@ -81,6 +89,12 @@ class Bookkeeping:
 
     def _script(self, source: str, queue_name: str, *args: Any) -> Any:
         return run_script(source, keys=[scripts.queue_key(queue_name)], args=scripts.arguments(queue_name, *args))
+
+
+def _arguments(ending: Ending) -> tuple[Any, ...]:
+    run, becomes, exception, seconds = ending
+    ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
+    return run.job_id, run.execution_id, becomes, ttl, seconds, zlib.compress(exception.encode())
 
 
 def _moment() -> str:

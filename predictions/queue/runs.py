@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from rq.utils import import_attribute
@@ -99,6 +99,16 @@ class Run:
                 return False
             self._end_claimed = True
             return True
+
+
+class Ending(NamedTuple):
+    """How a run ended. `becomes`: what its job does, see worker_scripts.END."""
+
+    run: Run
+    becomes: str
+    exception: str = ""
+    seconds: float = 0.0
+    """How long it took."""
 
 
 def _seconds(timeout: bytes | None) -> float:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -24,7 +25,7 @@ from rq.worker import BaseWorker
 
 from predictions.queue.bookkeeping import Bookkeeping
 from predictions.queue.connections import is_lost
-from predictions.queue.runs import GIVE_UP, INIT_CHECK, HandBack, RetryLater, Run, call_of, running
+from predictions.queue.runs import GIVE_UP, INIT_CHECK, Ending, HandBack, RetryLater, Run, call_of, running
 from predictions.queue.scheduler import enqueue_once
 from predictions.queue.slots import Slots
 
@@ -63,6 +64,9 @@ class ThreadWorker(BaseWorker):
         self.shutdown_seconds: float = settings.WORKER_SHUTDOWN_TIMEOUT
         self._books = Bookkeeping(self.name)
         self._runs: dict[str, Run] = {}
+        self._ended: deque[Ending] = deque()
+        """Runs that Redis is still to be told of, by the one thread that has `_teller`."""
+        self._teller = threading.Lock()
         self._stop_at = float("inf")
         self._taking = True
         self._hurry = threading.Event()
@@ -236,25 +240,40 @@ class ThreadWorker(BaseWorker):
             close_old_connections()
         if not run.claim_end():
             return False
-        self._end(run, becomes, exception)
+        self._ended.append(_ending(run, becomes, exception))
+        self._tell_of_ended()
         return True
 
-    def _end(self, run: Run, becomes: str, exception: str = "", *, patience: float = float("inf")) -> None:
-        """Tells Redis, again and again while it is away: until then the lease is kept, so nobody runs it twice."""
+    def _tell_of_ended(self) -> None:
+        """Whoever comes first tells Redis of all that have ended by then; the others need not wait for it."""
+        while self._ended and self._teller.acquire(blocking=False):
+            try:
+                self._store([self._ended.popleft() for _ in range(len(self._ended))])
+            finally:
+                self._teller.release()
+
+    def _store(self, endings: list[Ending], *, patience: float = float("inf")) -> None:
+        """Tells Redis, again and again while it is away: until then the leases are kept, so nobody runs them twice."""
         deadline = time.monotonic() + patience
-        seconds = time.monotonic() - run.started
         pause = 0.1
         while True:
             try:
-                if not self._books.end(run, becomes, seconds=seconds, exception=exception):
-                    logger.warning("job %s had been given to another run", run.job_id, extra={"task_id": run.job_id})
+                for ending in self._books.end(endings):
+                    job_id = ending.run.job_id
+                    logger.warning("job %s had been given to another run", job_id, extra={"task_id": job_id})
                 break
             except redis.RedisError as error:
+                if not is_lost(error) and len(endings) > 1:  # one of them is at fault: the others shall not suffer
+                    for ending in endings:
+                        self._store([ending], patience=patience)
+                    return
                 if not is_lost(error) or time.monotonic() > deadline or self._over.wait(pause):
-                    logger.error("how job %s ended could not be stored: %s", run.job_id, error)
+                    ids = ", ".join(ending.run.job_id for ending in endings)
+                    logger.error("how jobs ended could not be stored: %s (%s)", error, ids)
                     break
                 pause = min(3.0, pause * 2)
-        self._runs.pop(run.execution_id, None)
+        for ending in endings:
+            self._runs.pop(ending.run.execution_id, None)
 
     # --- supervising
 
@@ -323,7 +342,7 @@ class ThreadWorker(BaseWorker):
             becomes, exception = "failed", traceback.format_exc()
         finally:
             connection.close()
-        self._end(run, becomes, exception)
+        self._store([_ending(run, becomes, exception)])
         self._slots.release()
 
     # --- shutting down
@@ -338,7 +357,7 @@ class ThreadWorker(BaseWorker):
         self._wait_for_runs(SETTLE_SECONDS, settling=True)
         for run in reversed(list(self._runs.values())):
             if run.claim_end():
-                self._end(run, "queued", patience=REACT_SECONDS)
+                self._store([_ending(run, "queued")], patience=REACT_SECONDS)
         if left:
             logger.warning("worker %s handed back %d running jobs", self.name, len(left))
 
@@ -356,3 +375,7 @@ class ThreadWorker(BaseWorker):
             self.unsubscribe()
         except redis.RedisError as error:
             logger.warning("worker %s could not sign off: %s", self.name, error)
+
+
+def _ending(run: Run, becomes: str, exception: str = "") -> Ending:
+    return Ending(run, becomes, exception, time.monotonic() - run.started)

@@ -87,38 +87,45 @@ return answer
 """
 )
 
-# Ends a run. Only the holder of the lease may; answers 0 to anyone else. Arguments: worker name, job id, execution id,
-# the time as RQ writes it, what becomes of the job, seconds that is kept for, seconds the run took, exception text.
+# Ends runs. Only the holder of a run's lease may. Arguments: worker name, the time as RQ writes it, then for each run
+# its job id, execution id, what becomes of the job, seconds that is kept for, seconds the run took, exception text.
+# Answers 1 for each that was ended, and 0 where another has the lease.
 #   finished | failed   into that registry            queued   back to the queue's front
 #   scheduled           again after a wait that grows with each time, `failed` when it has gone on for half a day
 END = (
     _PRELUDE
     + """
-local worker, id, execution, moment = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local becomes, ttl, seconds, exception = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
-if redis.call('ZREM', wip, id .. ':' .. execution) == 0 then return 0 end
-forget_run(worker, id, execution)
-local key = job_key(id)
-if becomes == 'scheduled' then
-  local times = redis.call('HINCRBY', key, 'record_retries', 1)
-  if times > 1440 then becomes = 'failed'
-  else redis.call('ZADD', scheduled, now + math.min(30, 2 ^ (times - 1)), id) end
-elseif becomes == 'queued' then
-  redis.call('LPUSH', queued, id)
-end
-redis.call('HSET', key, 'status', becomes, 'ended_at', moment)
-if becomes == 'finished' or becomes == 'failed' then
-  if becomes == 'failed' then redis.call('HSET', key, 'exc_info', exception) end
-  redis.call('EXPIRE', key, ttl)
-  redis.call('ZADD', becomes == 'failed' and failed or finished, now + ttl, id)
-  if redis.call('EXISTS', worker_key(worker)) == 1 then
-    redis.call('HINCRBY', worker_key(worker), becomes == 'failed' and 'failed_job_count' or 'successful_job_count', 1)
-    redis.call('HINCRBYFLOAT', worker_key(worker), 'total_working_time', seconds)
+local worker, moment = ARGV[3], ARGV[4]
+local function end_run(id, execution, becomes, ttl, seconds, exception)
+  if redis.call('ZREM', wip, id .. ':' .. execution) == 0 then return 0 end
+  forget_run(worker, id, execution)
+  local key = job_key(id)
+  if becomes == 'scheduled' then
+    local times = redis.call('HINCRBY', key, 'record_retries', 1)
+    if times > 1440 then becomes = 'failed'
+    else redis.call('ZADD', scheduled, now + math.min(30, 2 ^ (times - 1)), id) end
+  elseif becomes == 'queued' then
+    redis.call('LPUSH', queued, id)
   end
-else
-  append(id, 'handed_back', execution)
+  redis.call('HSET', key, 'status', becomes, 'ended_at', moment)
+  if becomes == 'finished' or becomes == 'failed' then
+    if becomes == 'failed' then redis.call('HSET', key, 'exc_info', exception) end
+    redis.call('EXPIRE', key, ttl)
+    redis.call('ZADD', becomes == 'failed' and failed or finished, now + ttl, id)
+    if redis.call('EXISTS', worker_key(worker)) == 1 then
+      redis.call('HINCRBY', worker_key(worker), becomes == 'failed' and 'failed_job_count' or 'successful_job_count', 1)
+      redis.call('HINCRBYFLOAT', worker_key(worker), 'total_working_time', seconds)
+    end
+  else
+    append(id, 'handed_back', execution)
+  end
+  return 1
 end
-return 1
+local answer = {}
+for i = 5, #ARGV, 6 do
+  table.insert(answer, end_run(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5]))
+end
+return answer
 """
 )
 

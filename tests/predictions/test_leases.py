@@ -18,7 +18,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.bookkeeping import MOST_LOSSES, Bookkeeping
 from predictions.queue.connections import get_redis
-from predictions.queue.runs import Run
+from predictions.queue.runs import Ending, Run
 from predictions.queue.worker_scripts import FAR_SECONDS
 from tests import predictors
 from tests.predictions.test_async import submit
@@ -54,7 +54,7 @@ def begin(run: Run) -> Task:
 
 
 def hand_back(run: Run) -> None:
-    assert Bookkeeping("lost").end(run, "queued", seconds=0)
+    assert not Bookkeeping("lost").end([Ending(run, "queued")])
 
 
 def test_the_jobs_of_a_lost_worker_are_run_once_more_and_then_failed(
@@ -85,7 +85,7 @@ def test_a_job_is_handed_back_although_a_beat_put_it_back_into_an_emptied_redis_
     books = BeatsMeanwhile("beating")
     (run,), _ = books.claim("default", 1)
     get_redis().flushall()
-    assert books.end(run, "queued", seconds=0)
+    assert not books.end([Ending(run, "queued")])
     assert queue.waiting_ids() == [task_id]
     assert queue.sizes() == queue.Sizes(waiting=1, running=0)
 
@@ -164,7 +164,7 @@ def step_clock(seconds: float) -> None:
 def test_what_waits_for_its_time_is_not_held_up_by_a_step_of_the_clock(client: APIClient, step: int) -> None:
     task_id = submit(client)
     (run,) = claim()
-    Bookkeeping("lost").end(run, "scheduled", seconds=0)
+    Bookkeeping("lost").end([Ending(run, "scheduled")])
     queue.reserve("a-submitter")
     step_clock(step)
     tick()

@@ -22,6 +22,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
 from predictions.queue.runs import Run
+from predictions.queue.worker import ThreadWorker
 from tests.conftest import new_worker
 from tests.predictions.actors import PLATFORM, Actor, Order, Staged, request
 from tests.predictions.referee import SAID, Referee, View, key, look
@@ -136,9 +137,15 @@ class Tasks(RuleBasedStateMachine):
         self.claims.append(run.member)
         self.referee.put_back.discard(run.job_id)
         if is_heard:
-            work = partial(self.worker._perform, run)
+            work = partial(self.process()._perform, run)
             actor = self.begin("run", work, task_id=run.job_id, run_id=run.execution_id)
             self.runs[actor] = run
+
+    def process(self) -> ThreadWorker:
+        """The worker in a process of its own: who dies takes nothing of the others along."""
+        worker = new_worker()
+        worker._books = self.worker._books
+        return worker
 
     @rule(index=number)
     @precondition(lambda self: self.has_room() and self.view.rows)

@@ -1,0 +1,68 @@
+"""How Redis is told of jobs that end at about the same time."""
+
+import threading
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
+
+from predictions.queue import queue
+from predictions.queue.bookkeeping import Bookkeeping
+from predictions.queue.connections import get_redis
+from predictions.queue.runs import Ending, Run
+from predictions.queue.worker import ThreadWorker
+from tests.conftest import new_worker
+from tests.predictions.test_async import submit
+
+
+def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:
+    runs = worker._claim(wanted)
+    assert len(runs) == wanted
+    worker._runs.update({run.execution_id: run for run in runs})
+    return runs
+
+
+def test_who_ends_while_redis_is_being_told_of_another_need_not_wait(
+    client: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = new_worker()
+    for _ in range(6):
+        submit(client)
+    first, *others = claimed(worker, 6)
+    telling, go_on, told = threading.Event(), threading.Event(), []
+    end = Bookkeeping.end
+
+    def slowly(self: Bookkeeping, endings: Collection[Ending]) -> list[Ending]:
+        told.append([ending.run for ending in endings])
+        telling.set()
+        assert go_on.wait(20)
+        return end(self, endings)
+
+    monkeypatch.setattr(Bookkeeping, "end", slowly)
+    teller = threading.Thread(target=worker._perform, args=(first,), daemon=True)
+    teller.start()
+    assert telling.wait(20)
+    for run in others:
+        assert worker._perform(run)
+    assert queue.sizes().running == len(worker._runs) == 6
+    go_on.set()
+    teller.join(20)
+    assert told == [[first], others]
+    assert queue.sizes() == queue.Sizes(waiting=0, running=0)
+    assert not worker._runs
+
+
+def test_one_whose_end_cannot_be_stored_keeps_no_other_from_ending(client: APIClient) -> None:
+    worker = new_worker()
+    for _ in range(3):
+        submit(client)
+    runs = claimed(worker, 3)
+    broken = f"{RQ_KEY_PREFIX}:job:{runs[1].job_id}"
+    get_redis().delete(broken)
+    get_redis().set(broken, "no hash")
+    worker._store([Ending(run, "finished") for run in runs])
+    archive: Any = get_redis().zrange(f"{RQ_KEY_PREFIX}:finished:default", 0, -1)
+    assert {runs[0].job_id.encode(), runs[2].job_id.encode()} <= set(archive)
+    assert not worker._runs
