@@ -101,10 +101,13 @@ class Connection:
         self._sock.settimeout(exchange.remaining())
         self._sock.sendall(data)
 
-    def receive(self, exchange: Exchange) -> bytes:
-        """What comes next; nothing once the other side has closed."""
+    def receive(self, exchange: Exchange, most: int) -> bytes:
+        """What comes next, up to `most` bytes, which are set aside for as long as nothing comes.
+
+        Nothing once the other side has closed.
+        """
         self._sock.settimeout(exchange.remaining())
-        data: bytes = self._sock.recv(PIECE_BYTES)
+        data: bytes = self._sock.recv(most)
         return data
 
     @property

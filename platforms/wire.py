@@ -23,6 +23,8 @@ INVALID_REQUEST = (MissingSchema, InvalidSchema, InvalidURL, InvalidHeader, Unic
 CONNECTION_ERRORS = (HTTPError, OSError)
 """What asking and reading raise beside them: urllib3's where a connection is made, the system's everywhere."""
 PORTS = {"http": 80, "https": 443}
+FIRST_BYTES = 8 * 1024
+"""What is set aside for the beginning of an answer, which is waited for as long as a prediction takes."""
 LONGEST_HEAD_BYTES = 256 * 1024
 MOST_HEADERS = 100
 JOINED_BYTES = 64 * 1024
@@ -166,7 +168,7 @@ class Answer:
         """Takes in what comes next; how many bytes."""
         if self._connection is None:
             raise BrokenAnswer("it is closed")
-        data = self._connection.receive(self._exchange)
+        data = self._connection.receive(self._exchange, PIECE_BYTES if self._begun else FIRST_BYTES)
         if not data:
             if not self._begun or "content-length" in self.headers or "transfer-encoding" in self.headers:
                 raise BrokenAnswer("the other side closed the connection before all of it had come")

@@ -100,11 +100,41 @@ def test_nobody_is_lent_a_connection_that_somebody_has(connection: Any) -> None:
         assert len({id(connection.connection), id(one.connection), id(other.connection)}) == 3
 
 
-def test_only_so_many_connections_wait_to_be_lent(connection: Any) -> None:
+def test_only_so_many_connections_are_kept(connection: Any) -> None:
+    params = connection.get_connection_params()
+    made = [connection.get_new_connection(params) for _ in range(KEPT + 3)]
+    for one in made:
+        connection.give_back(one, is_sound=True)
+    assert len([one for one in made if is_open(one)]) == KEPT
+
+
+def test_a_crowd_waits_for_the_connections_that_are_lent(connection: Any) -> None:
+    got = threading.Event()
+
+    def borrow() -> None:
+        with connection.lent_cursor() as cursor:
+            cursor.execute("SELECT 1")
+            got.set()
+
     with ExitStack() as stack:
-        lent = [stack.enter_context(connection.lent_cursor()).connection for _ in range(KEPT + 3)]
-    open_still = [one for one in lent if is_open(one)]
-    assert len(open_still) == KEPT
+        for _ in range(KEPT - 1):
+            stack.enter_context(connection.lent_cursor())
+        with connection.lent_cursor():
+            threading.Thread(target=borrow, daemon=True).start()
+            assert not got.wait(0.2)
+        assert got.wait(20)
+
+
+def test_who_waits_for_too_long_is_told_that_the_database_is_locked(connection: Any) -> None:
+    connection.get_connection_params()
+    connection._wait_seconds = 0.05
+    with ExitStack() as stack:
+        for _ in range(KEPT):
+            stack.enter_context(connection.lent_cursor())
+        with pytest.raises(OperationalError, match="locked"):
+            stack.enter_context(connection.lent_cursor())
+    with connection.lent_cursor() as cursor:  # nobody's place was lost
+        cursor.execute("SELECT 1")
 
 
 def is_open(lent: sqlite3.Connection) -> bool:

@@ -22,9 +22,11 @@ from django.db.backends.sqlite3 import base
 T = TypeVar("T")
 
 KEPT = 8
-"""Connections to a file that wait for whoever asks next."""
+"""Connections to a file that wait for whoever asks next, and how many are lent at once."""
 
 LONGEST_PAUSE_SECONDS = 0.01
+_places = threading.BoundedSemaphore(KEPT)
+"""Hundreds who come together would each make a connection, and then wait for one another."""
 _turn = threading.Lock()
 """One writer of this process at a time asks for the lock, so sixty-four of them are no crowd."""
 
@@ -84,14 +86,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 self.give_back(self.connection, is_sound=not (self.in_atomic_block or self.errors_occurred))
 
     def create_cursor(self, name: Any = None) -> "PatientCursor":
-        return self._cursor_on(self.connection)
+        return self._cursor_on(self.connection, self._wait_seconds)
 
     def lent_cursor(self) -> "LentCursor":
         """A cursor on a connection of its own, as a context."""
         return LentCursor(self)
 
-    def _cursor_on(self, connection: KeptConnection) -> "PatientCursor":
-        cursor: PatientCursor = connection.cursor(factory=partial(PatientCursor, wait_seconds=self._wait_seconds))
+    def _cursor_on(self, connection: KeptConnection, wait_seconds: float) -> "PatientCursor":
+        cursor: PatientCursor = connection.cursor(factory=partial(PatientCursor, wait_seconds=wait_seconds))
         return cursor
 
 
@@ -102,13 +104,25 @@ class LentCursor:
         self._database = database
 
     def __enter__(self) -> "PatientCursor":
-        with self._database.wrap_database_errors:
-            self._connection = self._database.get_new_connection(self._database.get_connection_params())
-            self._connection.isolation_level = None
-            return self._database._cursor_on(self._connection)
+        database = self._database
+        with database.wrap_database_errors:
+            params = database.get_connection_params()
+            deadline = time.monotonic() + database._wait_seconds
+            if not _places.acquire(timeout=database._wait_seconds):
+                raise sqlite3.OperationalError("database is locked: all connections of this process wait for it")
+            try:
+                self._connection = database.get_new_connection(params)
+                self._connection.isolation_level = None
+                return database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
+            except BaseException:
+                _places.release()
+                raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._database.give_back(self._connection, is_sound=error is None)
+        try:
+            self._database.give_back(self._connection, is_sound=error is None)
+        finally:
+            _places.release()
         if isinstance(error, sqlite3.Error):
             self._database.wrap_database_errors.__exit__(kind, error, trace)  # raises Django's
 
