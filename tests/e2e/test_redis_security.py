@@ -37,7 +37,7 @@ def submit(web: Server) -> requests.Response:
 def test_a_task_is_run_over_tls_with_a_password(serve: Serve, tmp_path: Path, certificates: Path, kind: str) -> None:
     with running(kind, tmp_path / "redis", security=Security(PASSWORD, certificates)) as servers:
         web, worker = (serve(process, **servers.environment()) for process in ("web", "worker"))
-        assert requests.get(f"{web.url}/ready", timeout=30).json()["ready"]
+        until(lambda: requests.get(f"{web.url}/ready", timeout=30).json()["ready"])
         assert submit(web).status_code == 200
         until(lambda: Task.objects.get().status == "succeeded")
         assert PASSWORD not in web.output() + worker.output()
