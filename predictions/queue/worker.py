@@ -262,14 +262,14 @@ class ThreadWorker(BaseWorker):
                     job_id = ending.run.job_id
                     logger.warning("job %s had been given to another run", job_id, extra={"task_id": job_id})
                 break
-            except redis.RedisError as error:
+            except Exception as error:  # even what nobody foresaw must not take the slot along
                 if not is_lost(error) and len(endings) > 1:  # one of them is at fault: the others shall not suffer
                     for ending in endings:
                         self._store([ending], patience=patience)
                     return
                 if not is_lost(error) or time.monotonic() > deadline or self._over.wait(pause):
                     ids = ", ".join(ending.run.job_id for ending in endings)
-                    logger.error("how jobs ended could not be stored: %s (%s)", error, ids)
+                    logger.exception("how jobs ended could not be stored: %s", ids)
                     break
                 pause = min(3.0, pause * 2)
         for ending in endings:

@@ -66,3 +66,17 @@ def test_one_whose_end_cannot_be_stored_keeps_no_other_from_ending(client: APICl
     archive: Any = get_redis().zrange(f"{RQ_KEY_PREFIX}:finished:default", 0, -1)
     assert {runs[0].job_id.encode(), runs[2].job_id.encode()} <= set(archive)
     assert not worker._runs
+
+
+def test_what_nobody_foresaw_takes_no_slot_along(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = new_worker()
+    submit(client)
+    (run,) = claimed(worker, 1)
+
+    def broken(self: Bookkeeping, endings: Collection[Ending]) -> list[Ending]:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Bookkeeping, "end", broken)
+    assert worker._perform(run)
+    assert not worker._runs
+    assert worker._teller.acquire(blocking=False)
