@@ -20,7 +20,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.bookkeeping import Bookkeeping
 from predictions.queue.connections import forget_connections, get_redis
-from predictions.queue.runs import INIT_CHECK
+from predictions.queue.runs import INIT_CHECK, Ending
 from predictions.queue.scheduler import enqueue_once
 from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
@@ -135,7 +135,7 @@ def wait_for_retry(**inputs: int) -> str:
     books = Bookkeeping("earlier")
     (run,), _ = books.claim("default", 1)
     get_redis().hset(f"{RQ_KEY_PREFIX}:job:{task_id}", "record_retries", 10)
-    assert books.end(run, "scheduled", seconds=0)
+    assert not books.end([Ending(run, "scheduled")])
     assert queue.sizes() == queue.Sizes(waiting=1, running=0)
     return task_id
 
