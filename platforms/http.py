@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -140,17 +140,15 @@ class HttpPlatform(Platform):
         body = _encode(request.body)
         headers = _headers(body, call, request.headers)
         call.on_stop(exchange.close)
-        try:
-            answer = ask(self._connections, exchange, request.method, request.url, headers, body)
-        except INVALID_REQUEST:  # not kept as the cause
-            call.forget(exchange.close)
-            raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
-        except CONNECTION_ERRORS as error:
-            call.forget(exchange.close)
-            raise self._meaning_of(exchange, call, error) from error
-        except BaseException:
-            call.forget(exchange.close)
-            raise
+        with ExitStack() as on_error:
+            on_error.callback(call.forget, exchange.close)
+            try:
+                answer = ask(self._connections, exchange, request.method, request.url, headers, body)
+            except INVALID_REQUEST:  # not kept as the cause
+                raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
+            except CONNECTION_ERRORS as error:
+                raise self._meaning_of(exchange, call, error) from error
+            on_error.pop_all()
         return Reply(answer, exchange, call, partial(self._meaning_of, exchange, call))
 
     def check_status(self, reply: Reply) -> None:

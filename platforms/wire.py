@@ -7,6 +7,7 @@ import zlib
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -75,7 +76,8 @@ def ask(
     target = target_of(url)
     head = _head(method, target, headers, body)
     connection = connections.take(target.origin)
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(connection.close)
         connection.begin(exchange)
         try:
             _send(connection, exchange, head, body or b"")
@@ -84,9 +86,7 @@ def ask(
             pass  # who closes before all has been sent may have said why
         answer = Answer(connections, connection, exchange)
         answer.begin()
-    except BaseException:
-        connection.close()
-        raise
+        on_error.pop_all()
     return answer
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -110,13 +111,12 @@ class LentCursor:
             deadline = time.monotonic() + database._wait_seconds
             if not _places.acquire(timeout=database._wait_seconds):
                 raise sqlite3.OperationalError("database is locked: all connections of this process wait for it")
-            try:
+            with ExitStack() as on_error:
+                on_error.callback(_places.release)
                 self._connection = database.get_new_connection(params)
-                self._connection.isolation_level = None
-                return database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
-            except BaseException:
-                _places.release()
-                raise
+                on_error.pop_all()
+            self._connection.isolation_level = None
+            return database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
