@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -142,6 +143,8 @@ class PatientWorker(GeventWorker):
         except SystemExit:
             # Wrong settings: all processes find them, and gunicorn's master, once it ends for one, fails on the next.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self.told_to_end:
+                sys.exit()
             time.sleep(EXIT_APART_SECONDS * min(self.age - 1, 5))
             raise
         self.wsgi = _told_by(self.wsgi)

@@ -12,7 +12,9 @@ from tests.servers import ROOT, procfile
 
 pytestmark = pytest.mark.slow
 
-PROCESSES = [*procfile(), "migrate", "init_check", "sweep_archive", "purge_tasks"]
+COMMANDS = procfile() | {
+    name: f"python manage.py {name}" for name in ("migrate", "init_check", "sweep_archive", "purge_tasks")
+}
 PRODUCTION = {
     "ENVIRONMENT": "production",
     "SECRET_KEY": "8Zc1vQp0Jx5mWn3Rk7Ty2Lb9Hs4Gd6FfAaEeUuIiOoPp-test-key",
@@ -21,10 +23,10 @@ PRODUCTION = {
 }
 
 
-def start(process: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def start(command: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs it with this environment alone, until it ends by itself."""
     return subprocess.run(
-        ["sh", "-c", procfile().get(process) or f"python manage.py {process}"],
+        ["sh", "-c", command],
         cwd=ROOT,
         env={
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -43,9 +45,9 @@ def start(process: str, directory: Path, **environment: str) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", COMMANDS)
 def test_production_does_not_start_on_defaults(process: str, tmp_path: Path) -> None:
-    done = start(process, tmp_path, ENVIRONMENT="production", DEBUG="true")
+    done = start(COMMANDS[process], tmp_path, ENVIRONMENT="production", DEBUG="true")
     assert done.returncode != 0
     said = done.stdout + done.stderr
     assert "Traceback" not in said
@@ -55,24 +57,42 @@ def test_production_does_not_start_on_defaults(process: str, tmp_path: Path) -> 
     assert not (tmp_path / "db.sqlite3").exists()
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", COMMANDS)
 @pytest.mark.parametrize("name", ["SECRET_KEY", "ALLOWED_HOSTS", "API_KEYS"])
 def test_production_needs_each_of_them(process: str, name: str, tmp_path: Path) -> None:
-    done = start(process, tmp_path, **{**PRODUCTION, name: ""})
+    done = start(COMMANDS[process], tmp_path, **{**PRODUCTION, name: ""})
     said = done.stdout + done.stderr
     assert (done.returncode != 0, "Traceback" in said) == (True, False), said
     assert name in said
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", COMMANDS)
 def test_wrong_settings_are_told_and_nothing_starts(process: str, tmp_path: Path) -> None:
     wrong = {"MAX_QUEUE_SIZE": "abc", "TASK_TIMEOUT": "0", "HTTP_SERVER_ADDRESS": "nowhere", "ENVIRONMENT": "prod"}
-    done = start(process, tmp_path, **wrong, ALLOW_ANONYMOUS="true")
+    done = start(COMMANDS[process], tmp_path, **wrong, ALLOW_ANONYMOUS="true")
     said = done.stdout + done.stderr
     assert (done.returncode != 0, "Traceback" in said) == (True, False), said
     assert not [name for name in wrong if said.count(f"{name}=") != 1], said
 
 
+def test_a_process_that_finds_the_same_when_it_is_told_to_end_already_says_it_once(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        f"""
+import os, time
+try:
+    os.mkdir({str(tmp_path / "first")!r})
+except FileExistsError:
+    time.sleep(3)  # its SIGTERM comes meanwhile
+from config.wsgi import application
+"""
+    )
+    command = f"gunicorn -c config/gunicorn.py --pythonpath {tmp_path} late:application"
+    done = start(command, tmp_path, **{**PRODUCTION, "SECRET_KEY": ""}, WEB_CONCURRENCY="2")
+    said = done.stdout + done.stderr
+    assert (done.returncode != 0, "Traceback" in said) == (True, False), said
+    assert said.count("SECRET_KEY is") == 2, said
+
+
 def test_production_with_all_of_them_begins(tmp_path: Path) -> None:
-    done = start("release", tmp_path, **PRODUCTION)
+    done = start(COMMANDS["release"], tmp_path, **PRODUCTION)
     assert done.returncode == 0, done.stderr
