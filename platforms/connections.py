@@ -1,23 +1,23 @@
 """Connections to platforms: kept for the next request, and ended by any thread at any moment.
 
 A socket's own timeout begins anew with every packet, so a server that drips a byte a second is never timed out. Here
-every single read and write gets only what is left of the exchange's time. urllib3 makes the connections (names, TLS);
-what is said on them is in wire.py.
+every single read and write gets only what is left of the exchange's time. What is said on them is in wire.py.
 """
 
 import socket
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from ssl import SSLContext
 from typing import Any, NamedTuple
 
 import certifi
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.wait import wait_for_read
+
+from platforms.addresses import Address, Addresses
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 IDLE_SECONDS = 4.0
@@ -69,10 +69,11 @@ class Exchange:
 
 
 class Connection:
-    """Carries one exchange at a time. Its methods raise OSError, and urllib3's errors while it is made."""
+    """Carries one exchange at a time. Its methods raise OSError, and UnicodeError for a host that is no name."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, addresses: Addresses) -> None:
         self.origin = origin
+        self._addresses = addresses
         self._owner = threading.Lock()
         self._exchange: Exchange | None = None
         self._sock: Any = None
@@ -85,16 +86,30 @@ class Connection:
         exchange.connection = self
         exchange.check_open()
         if self._sock is None:
-            self._sock = self._connect(min(CONNECT_TIMEOUT_SECONDS, exchange.remaining()))
+            self._sock = self._connect(exchange)
             exchange.check_open()
 
-    def _connect(self, timeout_seconds: float) -> Any:
+    def _connect(self, exchange: Exchange) -> Any:
+        """To the first of the host's addresses where somebody answers."""
         _, host, port = self.origin
-        is_plain = self.origin.scheme == "http"
-        made = HTTPConnection(host, port) if is_plain else HTTPSConnection(host, port, ssl_context=tls_context())
-        made.timeout = timeout_seconds
-        made.connect()
-        sock, made.sock = made.sock, None  # it would close what it has when it is collected
+        refusal = OSError(f"{host} has no address")
+        for address in self._addresses.of(host, port, timeout_seconds=_connect_seconds(exchange)):
+            try:
+                return self._connect_to(address, exchange)
+            except OSError as error:
+                refusal = error
+        raise refusal
+
+    def _connect_to(self, address: Address, exchange: Exchange) -> Any:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        with ExitStack() as on_error:
+            on_error.callback(sock.close)
+            sock.settimeout(_connect_seconds(exchange))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect(address.place)
+            if self.origin.scheme == "https":
+                sock = tls_context().wrap_socket(sock, server_hostname=self.origin.host.rstrip("."))
+            on_error.pop_all()
         return sock
 
     def send(self, data: bytes, exchange: Exchange) -> None:
@@ -145,6 +160,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: dict[Origin, deque[Connection]] = {}
+        self._addresses = Addresses()
 
     def take(self, origin: Origin) -> Connection:
         """One that is open and quiet, or else a new one."""
@@ -155,7 +171,7 @@ class Connections:
                 if connection.is_usable:
                     return connection
                 connection.close()
-        return Connection(origin)
+        return Connection(origin, self._addresses)
 
     def keep(self, connection: Connection) -> None:
         """For the next request. Those that have waited for too long are closed."""
@@ -181,6 +197,10 @@ class Connections:
     def _drop(self, origin: Origin) -> None:
         for connection in self._idle.pop(origin, ()):
             connection.close()
+
+
+def _connect_seconds(exchange: Exchange) -> float:
+    return min(CONNECT_TIMEOUT_SECONDS, exchange.remaining())
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import urllib3
-
 from platforms.base import (
     Call,
     InvalidInputs,
@@ -30,7 +28,7 @@ from platforms.base import (
 from platforms.connections import Connections, Exchange
 from platforms.parsing import Malformed, NotJSON
 from platforms.reply import Reply, is_html, loads, loads_or_none, words_of
-from platforms.wire import CONNECTION_ERRORS, INVALID_REQUEST, ask
+from platforms.wire import INVALID_REQUEST, ask
 
 __all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request"]
 
@@ -40,7 +38,6 @@ MAX_TRIES = 5
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
 BUSY = frozenset({429, 502, 503})
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-TIMEOUTS = (urllib3.exceptions.TimeoutError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ class HttpPlatform(Platform):
                 answer = ask(self._connections, exchange, request.method, request.url, headers, body)
             except INVALID_REQUEST:  # not kept as the cause
                 raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
-            except CONNECTION_ERRORS as error:
+            except OSError as error:
                 raise self._meaning_of(exchange, call, error) from error
             on_error.pop_all()
         return Reply(answer, exchange, call, partial(self._meaning_of, exchange, call))
@@ -204,7 +201,7 @@ class HttpPlatform(Platform):
         call.check()
         if not exchange.sent:
             return PlatformUnavailable(f"the {self.name} platform could not be reached")
-        if isinstance(error, TIMEOUTS):
+        if isinstance(error, TimeoutError):
             return PlatformTimeout(f"the {self.name} platform did not answer in time")
         return PlatformError(f"the answer of the {self.name} platform broke off")
 

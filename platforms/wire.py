@@ -15,14 +15,11 @@ from urllib.parse import unquote, urlsplit
 import httptools
 from requests import PreparedRequest
 from requests.exceptions import InvalidHeader, InvalidSchema, InvalidURL, MissingSchema
-from urllib3.exceptions import HTTPError
 
 from platforms.connections import PIECE_BYTES, Connection, Connections, Exchange, Origin
 
 INVALID_REQUEST = (MissingSchema, InvalidSchema, InvalidURL, InvalidHeader, UnicodeError)
 """What settings raise that make no valid request; their words may hold a key."""
-CONNECTION_ERRORS = (HTTPError, OSError)
-"""What asking and reading raise beside them: urllib3's where a connection is made, the system's everywhere."""
 PORTS = {"http": 80, "https": 443}
 FIRST_BYTES = 8 * 1024
 """What is set aside for the beginning of an answer, which is waited for as long as a prediction takes."""
@@ -71,7 +68,7 @@ def ask(
 ) -> "Answer":
     """Sends a request and waits for the head of its answer.
 
-    Raises INVALID_REQUEST and CONNECTION_ERRORS. Until `exchange.sent` the other side has certainly not all of it.
+    Raises INVALID_REQUEST and OSError. Until `exchange.sent` the other side has certainly not all of it.
     """
     target = target_of(url)
     head = _head(method, target, headers, body)

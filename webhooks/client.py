@@ -12,7 +12,7 @@ from platforms import Health
 from platforms.connections import Connections, Exchange
 from platforms.health import ok, problem, warning
 from platforms.parsing import Malformed, as_none, parse
-from platforms.wire import CONNECTION_ERRORS, INVALID_REQUEST, ask
+from platforms.wire import INVALID_REQUEST, ask
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
 from predictions.recorder import Change, RecordRefused, RecordUnavailable
@@ -26,7 +26,7 @@ TRIES = 3
 FIRST_WAIT_SECONDS = 0.2
 LARGEST_ANSWER = 4
 """Times MAX_RESPONSE_BODY: the record holds what a platform answered, written with more escapes."""
-NO_ANSWER = (*INVALID_REQUEST, *CONNECTION_ERRORS)
+NO_ANSWER = (*INVALID_REQUEST, OSError)
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
 
 

@@ -2,11 +2,11 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import urllib3.util.connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
@@ -93,14 +93,14 @@ LABEL = re.compile(r"[A-Za-z0-9_-]+")
 def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
     """Every address to which a connection is made, noted before it is."""
     found: list[tuple[str, int]] = []
-    connect = urllib3.util.connection.create_connection
+    look_up = socket.getaddrinfo
 
-    def noting(address: tuple[str, int], *args: Any, **kwargs: Any) -> Any:
-        found.append(address)
-        assert address[0] == "127.0.0.1", f"it would have connected to {address}"
-        return connect(address, *args, **kwargs)
+    def noting(host: str, port: int, **options: Any) -> Any:
+        found.append((host, port))
+        assert host == "127.0.0.1", f"it would have connected to {host}"
+        return look_up(host, port, **options)
 
-    monkeypatch.setattr(urllib3.util.connection, "create_connection", noting)
+    monkeypatch.setattr(socket, "getaddrinfo", noting)
     yield found
     assert found
     assert set(found) <= {("127.0.0.1", port) for _, port in found[:1]}
