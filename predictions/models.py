@@ -1,7 +1,6 @@
 """Task: the row that says what was asked, what came of it, and who may still change it."""
 
 import json
-import uuid
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,11 @@ from django.db.models.base import ModelState
 from django.utils.timezone import now
 
 from platforms.parsing import written
+from predictions.ids import new_id
 
 
 def new_task_id() -> str:
-    return str(uuid.uuid4())
+    return str(new_id())
 
 
 class JSONText(models.TextField):  # type: ignore[type-arg]

@@ -31,6 +31,7 @@ LAYERS = [
     {"lifecycle", "queue", "uploads"},
     {"statements"},
     {"recorder", "models", "context", "database", "counters", "tracing"},
+    {"ids"},
 ]
 """Inside predictions, from the top down."""
 ONLY_IN = {

@@ -15,10 +15,11 @@ _FILL = """
 INSERT INTO predictions_task (id, agent, user_id, model_name, model_version, platform, status, inputs, outputs,
   error_info, running_time, queue_num, queue_id, attempt, run_id, request_id, traceparent, upstream_id,
   upstream_cancel, unreported, created_at, started_at, ended_at, updated_at)
-SELECT gen_random_uuid()::text, 'default', 'user-' || n % 100, 'model-' || n % 4, '', 'k8s',
+SELECT named.id::uuid::text, 'default', 'user-' || n % 100, 'model-' || n % 4, '', 'k8s',
   CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'succeeded' END, '{{"n":1}}', '{{"n":1}}', '', 0.1, 0, '', 1, '',
-  md5(n::text), '', '', '', false, at, at, at, at
-FROM (SELECT n, now() - n * interval '172800 seconds' / {count} AS at FROM generate_series(1, {count}) n) made
+  named.id, '', '', '', false, at, at, at, at
+FROM (SELECT n, now() - n * interval '172800 seconds' / {count} AS at FROM generate_series(1, {count}) n) made,
+  LATERAL (SELECT lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || substr(md5(n::text), 13) AS id) named
 """
 
 

@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
@@ -25,6 +24,7 @@ from predictions.api.bodies import find_chunked_body
 from predictions.api.draining import NEW_PREDICTIONS, is_refusing
 from predictions.context import working_on
 from predictions.counters import request_answered
+from predictions.ids import new_id
 from predictions.lifecycle import release_connection
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RequestMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         said = request.META
         given = said.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_id().hex
         started = time.monotonic()
         is_quiet = request.path.startswith(_QUIET)
         trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(said.get("HTTP_TRACEPARENT", ""))

@@ -76,14 +76,14 @@ def submit(web: Server, **inputs: object) -> str:
 def test_a_task_is_watched_from_pending_to_succeeded(web: Server, page: Page, serve: Callable[..., Server]) -> None:
     task_id = submit(web)
     page.goto("/admin/predictions/task/")
-    row = page.locator("tr", has_text=task_id[:8])
+    row = page.locator("tr", has_text=task_id[:18])
     expect(row).to_contain_text("Pending")
     page.screenshot(path=PICTURES / "tasks.png")
     serve("worker", LOCAL_PREDICTOR="examples.iris:predict")
     until(lambda: Task.objects.get().status == "succeeded")
     page.reload()
     expect(row).to_contain_text("Succeeded")
-    row.get_by_role("link", name=task_id[:8]).click()
+    row.get_by_role("link", name=task_id[:18]).click()
     expect(page.locator("body")).to_contain_text("setosa")
     page.screenshot(path=PICTURES / "task.png", full_page=True)
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import uuid
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from predictions.api.predictions import UID_LENGTH
 from predictions.api.serializers import PredictionSerializer, task_object
 from predictions.context import working_on
 from predictions.execution import TaskCanceled
+from predictions.ids import new_id
 from predictions.lifecycle import database_errors
 from predictions.management.following import changes_of
 from predictions.management.interruption import Interruption
@@ -62,7 +62,7 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
             self.refuse("--wait goes with --async: without it the prediction is waited for anyway.")
         request = self._checked(options)
         run = self._submit if options["queued"] else self._stream if options["stream"] else self._predict
-        with working_on(request_id=f"manage-{uuid.uuid4().hex}"), Interruption() as interruption:
+        with working_on(request_id=f"manage-{new_id().hex}"), Interruption() as interruption:
             try:
                 run(request, interruption, options)
             except TaskCanceled:
