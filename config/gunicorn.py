@@ -1,14 +1,14 @@
 """gunicorn's settings for `web` and `webhook` (`gunicorn -c config/gunicorn.py config.wsgi`).
 
-The worker class and its numbers were chosen by measurement (two cores, medians of two rounds, PostgreSQL; a crowd is a
-thousand predictions of one second at once, and the probe is the worst answer of /live meanwhile):
+The worker class and its numbers were chosen by measurement (two cores, medians of three rounds in turn, PostgreSQL; a
+crowd is a thousand predictions of one second at once, and the probe is the worst answer of /live meanwhile):
 
     class, processes           requests/s, instant   crowd    probe   memory in the crowd
-    gevent, 2                          549           2.6 s   0.11 s        233 MB
-    gevent, 1                          521           2.7 s   0.07 s        170 MB
-    gevent, 4                          386           2.5 s   0.09 s        383 MB
-    gthread, 2 with 64 threads         516          11.1 s   3.3 s         184 MB
-    gthread, 2 with 500 threads        456           3.6 s   0.23 s        215 MB
+    gevent, 2                          701           2.6 s   0.11 s        210 MB
+    gevent, 1                          598           2.8 s   0.08 s        139 MB
+    gevent, 4                          609           2.6 s   0.21 s        351 MB
+    gthread, 2 with 64 threads         542          10.6 s   3.8 s         187 MB
+    gthread, 2 with 500 threads        618           3.1 s   0.47 s        230 MB
 
 A prediction is mostly waiting. Threads wait as well as greenlets do, but only as many as there are: the next caller, a
 probe among them, waits for one. More processes than cores only cost memory.
