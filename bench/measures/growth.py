@@ -19,7 +19,8 @@ SELECT named.id::uuid::text, 'default', 'user-' || n % 100, 'model-' || n % 4, '
   CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'succeeded' END, '{{"n":1}}', '{{"n":1}}', '', 0.1, 0, '', 1, '',
   named.id, '', '', '', false, at, at, at, at
 FROM (SELECT n, now() - n * interval '172800 seconds' / {count} AS at FROM generate_series(1, {count}) n) made,
-  LATERAL (SELECT lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || substr(md5(n::text), 13) AS id) named
+  LATERAL (SELECT (extract(epoch FROM at) * 1000)::bigint AS ms) clock,
+  LATERAL (SELECT lpad(to_hex(ms), 12, '0') || substr(md5(n::text), 13) AS id) named
 """
 
 
