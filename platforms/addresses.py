@@ -48,12 +48,20 @@ class Addresses:
             is_new = lookup is None or lookup.known_until <= time.monotonic()
             if lookup is None or is_new:
                 lookup = self._lookups[host, port] = _Lookup()
-        if is_new:  # in a thread of its own, for nobody can tell the resolver how long to take
-            threading.Thread(target=_look_up, args=(lookup, host, port), name="lookup", daemon=True).start()
+        if is_new:
+            _begin(lookup, host, port)
         failed = lookup.exception(timeout_seconds)
         if failed is not None:
             raise type(failed)(*failed.args)  # an error with a traceback of its own for each
         return _spread(lookup.result())
+
+
+def _begin(lookup: _Lookup, host: str, port: int) -> None:
+    """In a thread of its own, for nobody can tell the resolver how long to take."""
+    try:
+        threading.Thread(target=_look_up, args=(lookup, host, port), name="lookup", daemon=True).start()
+    except RuntimeError:  # the system has no thread left
+        _look_up(lookup, host, port)
 
 
 def _look_up(lookup: _Lookup, host: str, port: int) -> None:

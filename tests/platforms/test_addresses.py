@@ -118,6 +118,16 @@ def test_a_resolver_that_hangs_is_waited_for_only_so_long(resolver: Resolver) ->
     assert resolver.asked == 1
 
 
+def test_where_no_thread_can_be_had_the_name_is_looked_up_all_the_same(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert places(Addresses()) == ["10.0.0.1"]
+
+
 def test_callers_are_spread_over_the_servers_of_a_family(resolver: Resolver) -> None:
     known = Addresses()
     sixth = leading_to("::1", "::2", family=socket.AF_INET6)
