@@ -137,6 +137,20 @@ def test_who_waits_for_too_long_is_told_that_the_database_is_locked(connection: 
         cursor.execute("SELECT 1")
 
 
+def test_where_no_cursor_can_be_had_no_place_is_lost(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise sqlite3.OperationalError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "_cursor_on", fail)
+        for _ in range(KEPT + 1):
+            with pytest.raises(OperationalError, match="out of memory"):
+                connection.lent_cursor().__enter__()
+    connection._wait_seconds = 0.05
+    with connection.lent_cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
 def is_open(lent: sqlite3.Connection) -> bool:
     try:
         lent.execute("SELECT 1")

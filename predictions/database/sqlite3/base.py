@@ -114,9 +114,11 @@ class LentCursor:
             with ExitStack() as on_error:
                 on_error.callback(_places.release)
                 self._connection = database.get_new_connection(params)
+                on_error.callback(self._connection.close)
+                self._connection.isolation_level = None
+                cursor = database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
                 on_error.pop_all()
-            self._connection.isolation_level = None
-            return database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
+            return cursor
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
