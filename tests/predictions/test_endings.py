@@ -1,6 +1,7 @@
 """How Redis is told of jobs that end at about the same time."""
 
 import threading
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +16,7 @@ from predictions.queue.runs import Ending, Run
 from predictions.queue.worker import ThreadWorker
 from tests.conftest import new_worker
 from tests.predictions.test_async import submit
+from tests.proxy import Proxy
 
 
 def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:
@@ -22,6 +24,27 @@ def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:
     assert len(runs) == wanted
     worker._runs.update({run.execution_id: run for run in runs})
     return runs
+
+
+@pytest.mark.parametrize("together", [1, 8])
+def test_jobs_that_come_and_end_together_cost_one_claim_and_one_end(
+    client: APIClient, redis_proxy: Proxy, together: int
+) -> None:
+    worker = new_worker()
+    submit(client)
+    assert worker._perform(*claimed(worker, 1))  # from here on Redis knows the scripts
+    for _ in range(together):
+        submit(client)
+    worker._looked_at_others = time.monotonic()  # which is done once a second
+    before = redis_proxy.requests
+    runs = claimed(worker, together)
+    assert redis_proxy.requests - before == 1
+    with worker._teller:  # somebody tells Redis of another
+        assert all(worker._perform(run) for run in runs)
+        assert redis_proxy.requests - before == 1
+    worker._tell_of_ended()
+    assert redis_proxy.requests - before == 2
+    assert queue.sizes() == queue.Sizes(0, 0)
 
 
 def test_who_ends_while_redis_is_being_told_of_another_need_not_wait(

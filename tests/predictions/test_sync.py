@@ -1,6 +1,7 @@
 """Sync predictions, through the API on the local platform."""
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
+from predictions import inflight
 from predictions.models import Task
 from tests import predictors
+from tests.proxy import Proxy
 
 INPUTS = {"x": [1, 2, 3]}
 
@@ -170,3 +173,16 @@ def test_the_request_id_is_taken_in_and_handed_back(client: APIClient) -> None:
 def test_the_platform_is_asked_once(client: APIClient) -> None:
     predict(client)
     assert len(predictors.calls) == 1
+
+
+def test_redis_is_asked_nothing_for_a_prediction(
+    client: APIClient, redis_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But by the watch over all that run, which looks twice a second: it is not there now."""
+    watch, inflight._watch = inflight._watch, None
+    if watch is not None:
+        watch.join()
+    monkeypatch.setattr(inflight, "_watch", threading.current_thread())
+    before = redis_proxy.requests
+    assert predict(client).status_code == 200
+    assert redis_proxy.requests == before
