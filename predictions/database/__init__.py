@@ -32,13 +32,27 @@ def lean_cursor() -> AbstractContextManager[Any]:
     they go Django's way.
     """
     database = connections[DEFAULT_DB_ALIAS]
-    if database.connection is not None or database.queries_logged or database.execute_wrappers:
+    if _goes_djangos_way(database):
         return database.cursor()
     if database.vendor == "sqlite":
         lent: AbstractContextManager[Any] = database.lent_cursor()  # type: ignore[attr-defined]
         return lent
-    bounded = "connection_class" in database.settings_dict["OPTIONS"].get("pool", ())
-    return _LentCursor(database) if bounded else database.cursor()
+    return _LentCursor(database) if _is_bounded(database) else database.cursor()
+
+
+def may_go_together() -> bool:
+    """Whether this thread's next write may be a part of another's statement: on PostgreSQL, where it would be lent a
+    connection for it."""
+    database = connections[DEFAULT_DB_ALIAS]
+    return not _goes_djangos_way(database) and database.vendor != "sqlite" and _is_bounded(database)
+
+
+def _goes_djangos_way(database: Any) -> bool:
+    return database.connection is not None or database.queries_logged or bool(database.execute_wrappers)
+
+
+def _is_bounded(database: Any) -> bool:
+    return "connection_class" in database.settings_dict["OPTIONS"].get("pool", ())
 
 
 class _LentCursor(AbstractContextManager[Any]):

@@ -4,7 +4,7 @@ Everything is sent as text, of a type that the server takes from where it stands
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -82,3 +82,15 @@ def _as_text(value: Value) -> bytes:
             raise psycopg.DataError("PostgreSQL has no text with a NUL in it")
         return text
     return str(value).encode()  # PostgreSQL reads true and false, and dates as Python writes them
+
+
+def array_of(values: Iterable[Value]) -> str:
+    """The values as PostgreSQL reads an array of any type that has no commas of its own."""
+    return f"{{{','.join(map(_element, values))}}}"
+
+
+def _element(value: Value) -> str:
+    if value is None:
+        return "NULL"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
