@@ -2,11 +2,10 @@
 take to run. What is rare is left to the ORM. Statuses are said by what they are not: see models.status_is.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, DataError, IntegrityError, OperationalError, connections
 from django.db.models import (
@@ -20,17 +19,15 @@ from django.db.models import (
 )
 
 from predictions.database import lean_cursor, may_go_together
-from predictions.database.prepared import array_of
+from predictions.database.prepared import Answer
 from predictions.database.together import Together
 from predictions.models import Task, all_but
 
-R = TypeVar("R")
-
 AT_ONCE = 2
-"""One statement is carried out by the server while this process composes the next."""
+"""While the server carries out some writes, this process composes the next."""
 MOST_TOGETHER = 32
 SMALL = 16 * 1024
-"""Characters of a value in a statement with others; what is longer goes alone."""
+"""Characters of a value that goes with others, who wait for it; what is longer goes alone."""
 
 _FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
 _PLAIN = frozenset(
@@ -52,6 +49,8 @@ _NOT_YET: dict[str, Any] = {
     "upstream_cancel": "",
 }
 """What a task that begins here has not yet: constants of the statement that makes it, and not sent each time."""
+_IN_TIME = "SELECT 1 / (clock_timestamp() < to_timestamp(%s))::int"
+"""The last of several statements, which are done only when it has come: a DataError where that was too late."""
 
 
 def insert(task: Task) -> None:
@@ -62,30 +61,20 @@ def insert(task: Task) -> None:
     """
     begins = all(getattr(task, name) == blank for name, blank in _NOT_YET.items())
     values = _prepared({name: getattr(task, name) for name in _FIELDS if not (begins and name in _NOT_YET)})
-    if begins and may_go_together() and _is_small(values):
+    if begins and _may_go_with_others(values):
         _begin_together(values)
     else:
-        _insert_one(values, begins=begins)
+        _insert_alone(values, begins=begins)
     task._state.adding, task._state.db = False, DEFAULT_DB_ALIAS
 
 
-def _insert_one(values: Sequence[Any], *, begins: bool) -> None:
+def _insert_alone(values: Sequence[Any], *, begins: bool = True) -> Answer:
     with lean_cursor() as cursor:
         if hasattr(cursor.connection, "given_up_at"):
             _insert_in_time(cursor, _insert(begins=begins, in_time=True), values)
         else:
             cursor.execute(_insert(begins=begins, in_time=False), values)
-
-
-def _begin_all(rows: Sequence[Sequence[Any]]) -> Sequence[None | Exception]:
-    if len(rows) > 1:
-        with suppress(IntegrityError, DataError), lean_cursor() as cursor:  # one of them is at fault, and none is made
-            _insert_in_time(cursor, _insert_all(), _columns(rows))
-            return [None] * len(rows)
-    return [_outcome(_insert_one, row, begins=True) for row in rows]
-
-
-_begin_together: Together[Sequence[Any], None] = Together(_begin_all, at_once=AT_ONCE, most=MOST_TOGETHER)
+        return Answer(1, [])
 
 
 def _insert_in_time(cursor: Any, sql: str, values: Sequence[Any]) -> None:
@@ -98,63 +87,22 @@ def _insert_in_time(cursor: Any, sql: str, values: Sequence[Any]) -> None:
     raise OperationalError("the server's clock does not go on as it was read")
 
 
+def _begin_several(rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
+    return _several(_insert(begins=True, in_time=True), rows, in_time=True)
+
+
+_begin_together = Together(_insert_alone, _begin_several, at_once=AT_ONCE, most=MOST_TOGETHER)
+
+
 def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes: Mapping[str, Any]) -> bool:
     """Changes a task if its status is one of `comes_from`, and with `run_id` if that is the run that has it.
 
     Whether it did. Raises django.db.Error.
     """
-    kind = Move(tuple(changes), _all_but(tuple(comes_from)), by_run=run_id is not None)
-    row = [*_prepared(changes), task_id, *([] if run_id is None else [run_id])]
-    if may_go_together() and _is_small(row):
-        return _together(kind)(row)
-    return kind.one(row)
-
-
-class Move(NamedTuple):
-    """What `move` says of its tasks, and can say of many in one statement. A row: the changes, the id, with `by_run`
-    the run."""
-
-    names: tuple[str, ...]
-    others: tuple[str, ...]
-    by_run: bool
-
-    def one(self, row: Sequence[Any]) -> bool:
-        at = len(self.names) + 1
-        with lean_cursor() as cursor:
-            cursor.execute(
-                _move(self.names, len(self.others), by_run=self.by_run), [*row[:at], *self.others, *row[at:]]
-            )
-            return bool(cursor.rowcount)
-
-    def all(self, rows: Sequence[Sequence[Any]]) -> Sequence[bool | Exception]:
-        ids = [row[len(self.names)] for row in rows]
-        if len(rows) > 1 and len(set(ids)) == len(ids):  # of two that move one task, one is to lose
-            with suppress(IntegrityError, DataError), lean_cursor() as cursor:
-                cursor.execute(_move_all(self), _columns(rows))
-                moved = {task_id for (task_id,) in cursor.fetchall()}
-                return [task_id in moved for task_id in ids]
-        return [_outcome(self.one, row) for row in rows]
-
-
-@lru_cache
-def _together(kind: Move) -> Together[Sequence[Any], bool]:
-    return Together(kind.all, at_once=AT_ONCE, most=MOST_TOGETHER)
-
-
-def _outcome(write: Callable[..., R], row: Sequence[Any], **more: Any) -> R | Exception:
-    try:
-        return write(row, **more)
-    except (IntegrityError, DataError) as error:
-        return error
-
-
-def _is_small(values: Sequence[Any]) -> bool:
-    """Whether it costs the others little to wait for it, and is fit for an array."""
-    return all(not isinstance(value, str) or (len(value) <= SMALL and "\0" not in value) for value in values)
-
-
-def _columns(rows: Sequence[Sequence[Any]]) -> list[str]:
-    return [array_of(column) for column in zip(*rows, strict=True)]
+    others = _all_but(tuple(comes_from))
+    update = _move(tuple(changes), len(others), by_run=run_id is not None)
+    run = [] if run_id is None else [run_id]
+    return bool(update([*_prepared(changes), task_id, *others, *run]).changed)
 
 
 def start(
@@ -164,29 +112,51 @@ def start(
 
     After one of the runs `lost` it is the next attempt, of which there are at most `attempts`. Raises django.db.Error.
     """
-    at, _ = _prepared({"started_at": moment, "updated_at": moment})
-    if not lost and not handed_back and may_go_together():
-        return _start_together((task_id, run_id, at))
-    params = [run_id, task_id, at, at, *lost, task_id, *handed_back, *lost, attempts]
-    with lean_cursor() as cursor:
-        cursor.execute(_start(len(lost), len(handed_back)), params)
-        rows = cursor.fetchall()
+    at = _prepared({"started_at": moment, "updated_at": moment})
+    params = [run_id, task_id, *at, *lost, task_id, *handed_back, *lost, attempts]
+    rows = _start(len(lost), len(handed_back))(params).rows
     return _loaded(rows[0]) if rows else None
 
 
-def _start_new(rows: Sequence[Sequence[Any]]) -> Sequence[Task | None]:
-    """Of tasks that no run has had."""
-    with lean_cursor() as cursor:
-        if len(rows) == 1:
-            ((task_id, run_id, at),) = rows
-            cursor.execute(_start(0, 0), [run_id, task_id, at, at, task_id, 0])
-        else:
-            cursor.execute(_start_all(), _columns(rows))
-        started = {(task.pk, task.run_id): task for task in map(_loaded, cursor.fetchall())}
-    return [started.get((task_id, run_id)) for task_id, run_id, _ in rows]
+class _Update:
+    """A statement that changes one row, or none."""
+
+    def __init__(self, *, changes: str, condition: str, returning: str = "") -> None:
+        self._sql = f"UPDATE {_TABLE} SET {changes} WHERE {condition}{returning}"
+        free = f"SELECT id FROM {_TABLE} WHERE {condition} FOR NO KEY UPDATE SKIP LOCKED"
+        self._among_others = f"UPDATE {_TABLE} SET {changes} WHERE id = ({free}){returning}"
+        self._returns = bool(returning)
+        self._together = Together(self._alone, self._several, at_once=AT_ONCE, most=MOST_TOGETHER)
+
+    def __call__(self, values: Sequence[Any]) -> Answer:
+        """Raises django.db.Error."""
+        return self._together(values) if _may_go_with_others(values) else self._alone(values)
+
+    def _alone(self, values: Sequence[Any]) -> Answer:
+        with lean_cursor() as cursor:
+            cursor.execute(self._sql, values)
+            rows = cursor.fetchall() if self._returns else []
+            return Answer(cursor.rowcount, rows)
+
+    def _several(self, rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
+        """A row that somebody else holds is waited for alone, by who is to change it."""
+        return _several(self._among_others, rows)
 
 
-_start_together: Together[Sequence[Any], Task | None] = Together(_start_new, at_once=AT_ONCE, most=MOST_TOGETHER)
+def _several(sql: str, rows: Sequence[Sequence[Any]], *, in_time: bool = False) -> list[Answer | None]:
+    """The answer for each row, None for one that is to go alone."""
+    try:
+        with lean_cursor() as cursor:
+            end = [cursor.connection.given_up_at()] if in_time else []
+            statements = [(sql, [*row, *end]) for row in rows]
+            answers: list[Answer] = cursor.execute_several([*statements, (_IN_TIME, end)] if in_time else statements)
+    except (IntegrityError, DataError, UnicodeEncodeError):  # of one of them, and nothing is done
+        return [None] * len(rows)
+    return [answer if answer.changed else None for answer in answers[: len(rows)]]
+
+
+def _may_go_with_others(values: Sequence[Any]) -> bool:
+    return may_go_together() and all(not isinstance(value, str) or len(value) <= SMALL for value in values)
 
 
 def _loaded(row: Sequence[Any]) -> Task:
@@ -224,9 +194,7 @@ def _prepared(values: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-@lru_cache
-def _all_but(statuses: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(all_but(statuses))
+_all_but = lru_cache(all_but)
 
 
 @lru_cache
@@ -238,67 +206,22 @@ def _insert(*, begins: bool, in_time: bool) -> str:
 
 
 @lru_cache
-def _insert_all() -> str:
-    """Of tasks that begin, on PostgreSQL: `_insert`, for arrays of what is given for each."""
-    given = [name for name in _FIELDS if name not in _NOT_YET]
-    constants = {None: "NULL", False: "FALSE", "": "''"}
-    values = ", ".join(constants[_NOT_YET[name]] if name in _NOT_YET else f"given.{name}" for name in _FIELDS)
-    return (
-        f"INSERT INTO {_TABLE} ({_COLUMNS})"
-        f" SELECT {values} FROM unnest({_arrays(given)}) AS given ({', '.join(given)})"
-        " WHERE clock_timestamp() < to_timestamp(%s)"
-    )
-
-
-@lru_cache
-def _move_all(kind: Move) -> str:
-    changes = ", ".join(f"{_FIELDS[name].column} = given.{name}" for name in kind.names)
-    columns = [*kind.names, "id", *(["run_id"] if kind.by_run else [])]
-    names = [*kind.names, "given_id", *(["given_run"] if kind.by_run else [])]
-    others = ", ".join(f"'{status}'" for status in kind.others)
-    return (
-        f"UPDATE {_TABLE} AS task SET {changes}"
-        f" FROM unnest({_arrays(columns)}) AS given ({', '.join(names)})"
-        f" WHERE task.id = given.given_id AND task.status NOT IN ({others})"
-        f"{' AND task.run_id = given.given_run' if kind.by_run else ''} RETURNING task.id"
-    )
-
-
-def _arrays(names: Iterable[str]) -> str:
-    """Placeholders for an array of each column. Their types are without lengths: a cast would cut what is too long."""
-    database = connections[DEFAULT_DB_ALIAS]
-    types = [str(_FIELDS[name].db_type(database)).partition("(")[0] for name in names]
-    return ", ".join(f"%s::{of}[]" for of in types)
-
-
-@lru_cache
-def _move(names: tuple[str, ...], others: int, *, by_run: bool) -> str:
+def _move(names: tuple[str, ...], others: int, *, by_run: bool) -> _Update:
     changes = ", ".join(f"{_FIELDS[name].column} = %s" for name in names)
     condition = f"id = %s AND status NOT IN ({_marks(others)})" + (" AND run_id = %s" if by_run else "")
-    return f"UPDATE {_TABLE} SET {changes} WHERE {condition}"
+    return _Update(changes=changes, condition=condition)
 
 
 @lru_cache
-def _start(lost: int, handed_back: int) -> str:
+def _start(lost: int, handed_back: int) -> _Update:
     after_lost = f"({_is('running')} AND run_id IN ({_marks(lost)}))"
     after_hand_back = f"({_is('running')} AND run_id IN ({_marks(handed_back)}))"
     attempt = f"CASE WHEN {after_lost} THEN attempt + 1 WHEN attempt < 1 THEN 1 ELSE attempt END"
-    return (
-        f"UPDATE {_TABLE}"
-        f" SET status = 'running', run_id = %s, queue_id = %s, started_at = %s, updated_at = %s, attempt = {attempt}"
-        f" WHERE id = %s AND ({_is('pending')} OR {after_hand_back} OR ({after_lost} AND attempt < %s))"
-        f" RETURNING {_COLUMNS}"
-    )
-
-
-@lru_cache
-def _start_all() -> str:
-    columns = ", ".join(f"task.{field.column}" for field in _FIELDS.values())
-    return (
-        f"UPDATE {_TABLE} AS task SET status = 'running', run_id = given.run, queue_id = given.given_id,"
-        " started_at = given.moment, updated_at = given.moment, attempt = GREATEST(task.attempt, 1)"
-        f" FROM unnest({_arrays(['id', 'run_id', 'started_at'])}) AS given (given_id, run, moment)"
-        f" WHERE task.id = given.given_id AND task.{_is('pending')} RETURNING {columns}"
+    return _Update(
+        changes="status = 'running', run_id = %s, queue_id = %s, started_at = %s, updated_at = %s,"
+        f" attempt = {attempt}",
+        condition=f"id = %s AND ({_is('pending')} OR {after_hand_back} OR ({after_lost} AND attempt < %s))",
+        returning=f" RETURNING {_COLUMNS}",
     )
 
 

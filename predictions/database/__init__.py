@@ -41,10 +41,10 @@ def lean_cursor() -> AbstractContextManager[Any]:
 
 
 def may_go_together() -> bool:
-    """Whether this thread's next write may be a part of another's statement: on PostgreSQL, where it would be lent a
-    connection for it."""
+    """Whether this thread's next write may go with those of others: where it would be lent a connection of PostgreSQL's
+    for it, and `lean_cursor` knows execute_several."""
     database = connections[DEFAULT_DB_ALIAS]
-    return not _goes_djangos_way(database) and database.vendor != "sqlite" and _is_bounded(database)
+    return settings.DATABASE_PREPARED_STATEMENTS and _is_bounded(database) and not _goes_djangos_way(database)
 
 
 def _goes_djangos_way(database: Any) -> bool:

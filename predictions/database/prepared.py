@@ -4,22 +4,33 @@ Everything is sent as text, of a type that the server takes from where it stands
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors, generators
+from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
 
 from predictions.database.postgresql import BoundedConnection
 
 Value = str | int | float | bool | datetime | None
+Statement = tuple[str, Sequence[Value]]
+Parameters = list[bytes | None]
+
+
+class Answer(NamedTuple):
+    """Of a statement that makes or changes rows: how many, and what it returns of them."""
+
+    changed: int
+    rows: list[tuple[Any, ...]]
 
 
 class PreparedCursor:
@@ -33,7 +44,7 @@ class PreparedCursor:
 
     def execute(self, sql: str, values: Sequence[Value]) -> None:
         """Raises psycopg.Error."""
-        parameters = [None if value is None else _as_text(value) for value in values]
+        parameters = _as_texts(values)
         try:
             self._execute(sql, parameters)
         except errors.InvalidSqlStatementName:  # somebody between us and the server gave us another session
@@ -42,29 +53,70 @@ class PreparedCursor:
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """The rows of the last answer."""
-        transformer = Transformer.from_context(self.connection)
-        transformer.set_pgresult(self._result)
-        return transformer.load_rows(0, self._result.ntuples, tuple)
+        return self._rows(self._result)
 
-    def _execute(self, sql: str, parameters: list[bytes | None]) -> None:
-        name, statement = _named(sql)
-        if name not in self.connection.prepared:
-            self._prepare(name, statement)
-        self.connection.pgconn.send_query_prepared(name, parameters)
+    def execute_several(self, statements: Sequence[Statement]) -> list[Answer]:
+        """In one round trip and one transaction. Raises psycopg.Error."""
+        several = [(sql, _as_texts(values)) for sql, values in statements]
+        try:
+            return self._execute_several(several)
+        except errors.InvalidSqlStatementName:  # as above
+            self.connection.prepared.clear()
+            return self._execute_several(several)
+
+    def _execute_several(self, several: Sequence[tuple[str, Parameters]]) -> list[Answer]:
+        named = [(self._prepared(sql), parameters) for sql, parameters in several]
+        pgconn = self.connection.pgconn
+        pgconn.enter_pipeline_mode()
+        for name, parameters in named:
+            pgconn.send_query_prepared(name, parameters)
+        pgconn.pipeline_sync()
+        *results, _synced = self.connection.wait(_results(pgconn, len(named) + 1))
+        pgconn.exit_pipeline_mode()
+        for result in results:
+            _check(result)
+        return [Answer(result.command_tuples or 0, self._rows(result)) for result in results]
+
+    def _execute(self, sql: str, parameters: Parameters) -> None:
+        self.connection.pgconn.send_query_prepared(self._prepared(sql), parameters)
         self._result = self._answer()
         self.rowcount = self._result.command_tuples or 0
 
-    def _prepare(self, name: bytes, statement: bytes) -> None:
-        self.connection.pgconn.send_prepare(name, statement)
-        with suppress(errors.DuplicatePreparedStatement):  # in a session that was somebody else's
-            self._answer()
-        self.connection.prepared.add(name)
+    def _prepared(self, sql: str) -> bytes:
+        """The name of the statement, which the session has from now on."""
+        name, statement = _named(sql)
+        if name not in self.connection.prepared:
+            self.connection.pgconn.send_prepare(name, statement)
+            with suppress(errors.DuplicatePreparedStatement):  # in a session that was somebody else's
+                self._answer()
+            self.connection.prepared.add(name)
+        return name
 
-    def _answer(self) -> Any:
+    def _answer(self) -> PGresult:
+        result: PGresult
         (result,) = self.connection.wait(generators.execute(self.connection.pgconn))
-        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-            raise errors.error_from_result(result)
+        _check(result)
         return result
+
+    def _rows(self, result: PGresult) -> list[tuple[Any, ...]]:
+        transformer = Transformer.from_context(self.connection)
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+
+def _results(pgconn: PGconn, count: int) -> PQGen[list[PGresult]]:
+    """What the server answers to as many commands of a pipeline."""
+    yield from generators.send(pgconn)
+    results = []
+    for _ in range(count):
+        results += yield from generators.fetch_many(pgconn)
+    return results
+
+
+def _check(result: PGresult) -> None:
+    """Raises psycopg.Error: of a pipeline's, the first that is wrong says why."""
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        raise errors.error_from_result(result)
 
 
 @lru_cache
@@ -75,6 +127,10 @@ def _named(sql: str) -> tuple[bytes, bytes]:
     return f"agent_{sha256(statement).hexdigest()[:32]}".encode(), statement
 
 
+def _as_texts(values: Sequence[Value]) -> Parameters:
+    return [None if value is None else _as_text(value) for value in values]
+
+
 def _as_text(value: Value) -> bytes:
     if isinstance(value, str):
         text = value.encode()
@@ -82,15 +138,3 @@ def _as_text(value: Value) -> bytes:
             raise psycopg.DataError("PostgreSQL has no text with a NUL in it")
         return text
     return str(value).encode()  # PostgreSQL reads true and false, and dates as Python writes them
-
-
-def array_of(values: Iterable[Value]) -> str:
-    """The values as PostgreSQL reads an array of any type that has no commas of its own."""
-    return f"{{{','.join(map(_element, values))}}}"
-
-
-def _element(value: Value) -> str:
-    if value is None:
-        return "NULL"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'

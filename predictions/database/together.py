@@ -1,4 +1,4 @@
-"""Writes that come while others are under way go to the database together, as one statement for all of them.
+"""Writes that come while others are under way go to the database together, in one round trip for all of them.
 
 Nobody waits for company: who comes while fewer than `at_once` are under way goes at once, and alone. What hundreds
 write at the same moment costs the server, and this process, a fraction of what it would cost one by one.
@@ -7,7 +7,6 @@ write at the same moment costs the server, and this process, a fraction of what 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Generic, TypeVar
 
 from django.conf import settings
@@ -25,18 +24,27 @@ class _Waiter(Generic[T, R]):
         self.told = threading.Lock()
         self.told.acquire()
         self.goes_next = False
-        self.answer: R | Exception | None = None
+        self.answer: R | None = None
+        self.error: Exception | None = None
 
 
 class Together(Generic[T, R]):
-    """Called with an item, answers what `carry_out` answers for it, alone or among others.
+    """Called with an item, answers what `one` answers for it; what came meanwhile is given to `several`.
 
-    `carry_out` answers an exception in the place of an item that alone is at fault; what it raises is raised to all of
-    them. `at_once` of its calls are under way at most, with `most` items each.
+    `several` answers None for an item that is to go alone after all, and what it raises is raised to each. `at_once` of
+    its calls are under way at most, with `most` items each.
     """
 
-    def __init__(self, carry_out: Callable[[Sequence[T]], Sequence[R | Exception]], *, at_once: int, most: int) -> None:
-        self._carry_out = carry_out
+    def __init__(
+        self,
+        one: Callable[[T], R],
+        several: Callable[[Sequence[T]], Sequence[R | None]],
+        *,
+        at_once: int,
+        most: int,
+    ) -> None:
+        self._one = one
+        self._several = several
         self._at_once = at_once
         self._most = most
         self._lock = threading.Lock()
@@ -49,7 +57,7 @@ class Together(Generic[T, R]):
         if waiter is not None:
             self._wait(waiter)
             if not waiter.goes_next:
-                return _said(waiter.answer)
+                return self._said(waiter)
         return self._go(item)
 
     def _queue(self, item: T) -> _Waiter[T, R] | None:
@@ -74,18 +82,26 @@ class Together(Generic[T, R]):
     def _go(self, item: T) -> R:
         with self._lock:
             others = [self._waiters.popleft() for _ in range(min(len(self._waiters), self._most - 1))]
-        with ExitStack() as at_the_end:
-            at_the_end.callback(self._let_the_next_go)
-            at_the_end.callback(_tell, others)
-            try:
-                answers = self._carry_out([item, *(other.item for other in others)])
-            except Exception as error:
-                for other in others:
-                    other.answer = error
-                raise
-            for other, answer in zip(others, answers[1:], strict=True):
-                other.answer = answer
-        return _said(answers[0])
+        try:
+            if not others:
+                return self._one(item)
+            answer = self._carry_out(item, others)
+        finally:
+            for other in others:
+                other.told.release()
+            self._let_the_next_go()
+        return self._one(item) if answer is None else answer
+
+    def _carry_out(self, item: T, others: Sequence[_Waiter[T, R]]) -> R | None:
+        try:
+            answer, *answers = self._several([item, *(other.item for other in others)])
+        except BaseException as error:
+            for other in others:
+                other.error = error if isinstance(error, Exception) else OperationalError("the write was broken off")
+            raise
+        for other, told in zip(others, answers, strict=True):
+            other.answer = told
+        return answer
 
     def _let_the_next_go(self) -> None:
         with self._lock:
@@ -96,13 +112,8 @@ class Together(Generic[T, R]):
             waiter.goes_next = True
         waiter.told.release()
 
-
-def _tell(waiters: Sequence[_Waiter[T, R]]) -> None:
-    for waiter in waiters:
-        waiter.told.release()
-
-
-def _said(answer: R | Exception | None) -> R:
-    if isinstance(answer, Exception):
-        raise type(answer)(*answer.args) from answer.__cause__  # with a traceback of its own for each
-    return answer  # type: ignore[return-value]  # None is what some are answered
+    def _said(self, waiter: _Waiter[T, R]) -> R:
+        error = waiter.error
+        if error is not None:
+            raise type(error)(*error.args) from error.__cause__  # with a traceback of its own for each
+        return self._one(waiter.item) if waiter.answer is None else waiter.answer

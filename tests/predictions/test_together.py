@@ -7,14 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, OperationalError
+from django.db import OperationalError
 
 from predictions.database.together import Together
 from tests.predictions.test_cancel import until
 
 
 class Server:
-    """Notes what it is given at once, answers twice the number, and takes its time while it is `held`."""
+    """Notes what it is given at once, answers twice the number, and takes its time while it is held."""
 
     def __init__(self) -> None:
         self.given: list[list[int]] = []
@@ -26,7 +26,13 @@ class Server:
         self.answer: Callable[[int], Any] = lambda number: number * 2
         self._lock = threading.Lock()
 
-    def __call__(self, numbers: Sequence[int]) -> list[Any]:
+    def together(self, *, at_once: int = 1, most: int = 10) -> Together[int, int]:
+        return Together(self.one, self.several, at_once=at_once, most=most)
+
+    def one(self, number: int) -> Any:
+        return self.several([number])[0]
+
+    def several(self, numbers: Sequence[int]) -> list[Any]:
         with self._lock:
             self.given.append(list(numbers))
             self.at_work += 1
@@ -59,19 +65,19 @@ def while_one_is_under_way(server: Server, together: Together[int, int], numbers
 
 
 def test_who_comes_alone_goes_at_once_and_alone(server: Server) -> None:
-    together = Together(server, at_once=1, most=10)
+    together = server.together()
     assert [together(number) for number in range(3)] == [0, 2, 4]
     assert server.given == [[0], [1], [2]]
 
 
 def test_those_who_come_meanwhile_go_together_in_the_order_they_came(server: Server) -> None:
-    told = while_one_is_under_way(server, Together(server, at_once=1, most=10), range(1, 6))
+    told = while_one_is_under_way(server, server.together(), range(1, 6))
     assert [each.result() for each in told] == [0, 2, 4, 6, 8, 10]
     assert server.given == [[0], [1, 2, 3, 4, 5]]
 
 
 def test_no_more_go_together_than_may(server: Server) -> None:
-    told = while_one_is_under_way(server, Together(server, at_once=1, most=3), range(1, 8))
+    told = while_one_is_under_way(server, server.together(most=3), range(1, 8))
     assert [each.result() for each in told] == [number * 2 for number in range(8)]
     assert server.given == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
@@ -80,7 +86,7 @@ def test_what_goes_wrong_for_all_is_raised_to_each_of_them(server: Server) -> No
     def fail(number: int) -> int:
         raise OperationalError("the server is gone")
 
-    together = Together(server, at_once=1, most=10)
+    together = server.together()
     server.answer = fail
     told = while_one_is_under_way(server, together, range(1, 4))
     errors = [each.exception() for each in told]
@@ -90,23 +96,32 @@ def test_what_goes_wrong_for_all_is_raised_to_each_of_them(server: Server) -> No
     assert together(5) == 5
 
 
-def test_what_is_wrong_with_one_of_them_is_raised_to_that_one(server: Server) -> None:
-    together = Together(server, at_once=1, most=10)
-    server.answer = lambda number: IntegrityError("there already") if number in (1, 3) else number
-    told = while_one_is_under_way(server, together, range(1, 5))
-    assert [type(each.exception()) for each in told] == [
-        type(None),
-        IntegrityError,
-        type(None),
-        IntegrityError,
-        type(None),
-    ]
-    assert server.given == [[0], [1, 2, 3, 4]]
+def test_who_went_with_one_that_was_broken_off_does_not_take_it_for_done(server: Server) -> None:
+    def break_off(number: int) -> int:
+        raise SystemExit
+
+    server.answer = break_off
+    told = while_one_is_under_way(server, server.together(), range(1, 4))
+    assert [type(each.exception()) for each in told] == [SystemExit, SystemExit, OperationalError, OperationalError]
+
+
+def test_who_is_not_answered_among_others_goes_alone(server: Server) -> None:
+    server.answer = lambda number: None if len(server.given[-1]) > 1 and number in (1, 3) else number
+    told = while_one_is_under_way(server, server.together(), range(1, 5))
+    assert [each.result() for each in told] == [0, 1, 2, 3, 4]
+    assert server.given[:2] == [[0], [1, 2, 3, 4]]
+    assert sorted(server.given[2:]) == [[1], [3]]
+
+
+def test_who_goes_alone_is_not_asked_again_when_the_answer_is_none(server: Server) -> None:
+    server.answer = lambda number: None
+    assert server.together()(1) is None
+    assert server.given == [[1]]
 
 
 def test_who_gets_no_turn_in_time_is_told_and_not_carried_out(server: Server, settings: Any) -> None:
     settings.DATABASE_TIMEOUT = 0.1
-    together = Together(server, at_once=1, most=10)
+    together = server.together()
     server.is_held = True
     with ThreadPoolExecutor(1) as callers:
         first = callers.submit(together, 0)
@@ -122,7 +137,7 @@ def test_who_gets_no_turn_in_time_is_told_and_not_carried_out(server: Server, se
 
 def test_who_is_under_way_when_its_time_is_up_is_told_what_came_of_it(server: Server, settings: Any) -> None:
     settings.DATABASE_TIMEOUT = 2
-    together = Together(server, at_once=1, most=10)
+    together = server.together()
     server.is_held = True
     with ThreadPoolExecutor(3) as callers:
         first = callers.submit(together, 0)
@@ -139,7 +154,7 @@ def test_who_is_under_way_when_its_time_is_up_is_told_what_came_of_it(server: Se
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_of_many_who_come_and_go_each_is_carried_out_once(server: Server, at_once: int) -> None:
-    together = Together(server, at_once=at_once, most=7)
+    together = server.together(at_once=at_once, most=7)
 
     def ask(number: int) -> int:
         return together(number)
