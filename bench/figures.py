@@ -67,4 +67,3 @@ class Measure:
     title: str
     run: Callable[[Bench], Iterator[Figure]]
     goals: tuple[Goal, ...] = ()
-    databases: tuple[str, ...] = ("postgresql", "sqlite")

@@ -1,5 +1,6 @@
 """The benchmark's report, from made-up figures; and the benchmark itself, short."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,3 +85,18 @@ def test_the_benchmark_runs_and_compares(tmp_path: Path) -> None:
         assert rows
         assert all(float(row.strip("| ").rpartition("|")[2].strip(" *")) > 0 for row in rows)
     assert "sync: requests/s, 32 connections" in text
+
+
+def numbers(text: str) -> Iterator[tuple[float, int]]:
+    """Each with how many decimals it is written."""
+    for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text):
+        number = found.rstrip(",").replace(",", "")
+        yield float(number), len(number.partition(".")[2])
+
+
+def test_the_summary_has_the_figures_of_the_results() -> None:
+    summary = (ROOT / "docs/performance.md").read_text().partition("## What a prediction costs")[0]
+    measured = [number for number, _ in numbers((ROOT / "bench/RESULTS.md").read_text())]
+    told = list(numbers(summary.partition("two rounds")[2]))
+    assert len(told) > 50
+    assert [number for number, digits in told if all(round(each, digits) != number for each in measured)] == []

@@ -11,17 +11,38 @@ ROWS = {"1 k": 1_000, "100 k": 100_000, "1 M": 1_000_000}
 QUANTITIES = ("ms a sync prediction", "ms a submission", "ms a drained task", "ms to pick up, p50")
 SPREAD = "{quantity}: with {rows} rows ÷ with 1 k"
 # Like what the agent writes: two days' worth, by four models and a hundred users.
-_FILL = """
+_INTO = """
 INSERT INTO predictions_task (id, agent, user_id, model_name, model_version, platform, status, inputs, outputs,
   error_info, running_time, queue_num, queue_id, attempt, run_id, request_id, traceparent, upstream_id,
   upstream_cancel, unreported, created_at, started_at, ended_at, updated_at)
-SELECT named.id::uuid::text, 'default', 'user-' || n % 100, 'model-' || n % 4, '', 'k8s',
+SELECT {id}, 'default', 'user-' || n % 100, 'model-' || n % 4, '', 'k8s',
   CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'succeeded' END, '{{"n":1}}', '{{"n":1}}', '', 0.1, 0, '', 1, '',
-  named.id, '', '', '', false, at, at, at, at
+  id, '', '', '', {false}, at, at, at, at
+"""
+_FILL = {
+    "postgresql": _INTO.replace("{id}", "id::uuid::text").replace("{false}", "false")
+    + """
 FROM (SELECT n, now() - n * interval '172800 seconds' / {count} AS at FROM generate_series(1, {count}) n) made,
   LATERAL (SELECT (extract(epoch FROM at) * 1000)::bigint AS ms) clock,
   LATERAL (SELECT lpad(to_hex(ms), 12, '0') || substr(md5(n::text), 13) AS id) named
-"""
+""",
+    "sqlite": _INTO.replace(
+        "{id}",
+        "substr(id, 1, 8) || '-' || substr(id, 9, 4) || '-' || substr(id, 13, 4)"
+        " || '-' || substr(id, 17, 4) || '-' || substr(id, 21)",
+    ).replace("{false}", "0")
+    + """
+FROM (
+  SELECT n, strftime('%Y-%m-%d %H:%M:%f', unix, 'unixepoch') AS at,
+    printf('%012x', unix * 1000) || lower(hex(randomblob(10))) AS id
+  FROM (
+    WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})
+    SELECT n, (julianday('now') - 2440587.5) * 86400 - n * 172800.0 / {count} AS unix FROM numbers
+  )
+)
+""",
+}
+_TIDY = {"postgresql": "VACUUM ANALYZE predictions_task", "sqlite": "ANALYZE predictions_task"}
 
 
 def run(bench: Bench) -> Iterator[Figure]:
@@ -60,8 +81,9 @@ def _measured(bench: Bench, rows: int) -> dict[str, float]:
 
 
 def _grow(bench: Bench, rows: int) -> None:
-    bench.contestants.stores.agent.execute(_FILL.format(count=rows))
-    bench.contestants.stores.agent.execute("VACUUM ANALYZE predictions_task")
+    stores = bench.contestants.stores
+    stores.agent.execute(_FILL[stores.kind].format(count=rows))
+    stores.agent.execute(_TIDY[stores.kind])
 
 
 MEASURE = Measure(
@@ -73,5 +95,4 @@ MEASURE = Measure(
         for quantity in QUANTITIES
         for rows in ("100 k", "1 M")
     ),
-    databases=("postgresql",),
 )
