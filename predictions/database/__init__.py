@@ -1,5 +1,5 @@
 """How the agent's processes speak with their database, and how they wait for it: sqlite3/ for other writers,
-postgresql.py for the server.
+postgresql.py for the server. together.py has those wait for company who would wait anyhow.
 """
 
 from contextlib import AbstractContextManager

@@ -10,7 +10,7 @@ from django.utils.timezone import now
 
 from predictions import database, statements
 from predictions.database import bound_answers
-from predictions.database.prepared import PreparedCursor
+from predictions.database.prepared import PreparedCursor, _named
 from predictions.database.together import Together
 from predictions.models import Task
 from tests.factories import TaskFactory
@@ -18,7 +18,7 @@ from tests.predictions.test_cancel import until
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(connection.vendor == "sqlite", reason="it has one writer at a time"),
+    pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time: nothing goes together"),
 ]
 
 HOSTILE = ['"', "\\", "{", "NULL", "", " ", "\n\t", "'; --", "ä", "\U0001f600", '{"a","b"}', "\\N", "%s"]
@@ -188,11 +188,11 @@ def test_of_two_that_end_one_task_at_the_same_time_one_does() -> None:
     assert told[2]
 
 
-def test_what_does_not_fit_fails_alone_where_tasks_end_at_the_same_time() -> None:
-    tasks = [made(status="running") for _ in range(2)]
-    told = end(tasks, error_info="\ud800")
-    assert [type(each) for each in told] == [UnicodeEncodeError] * 2
-    assert [recorded(task).status for task in tasks] == ["running"] * 2
+def test_of_tasks_that_end_at_the_same_time_one_that_cannot_be_written_fails_alone() -> None:
+    tasks = [made(status="running", run_id="mine") for _ in range(3)]
+    tasks[1].run_id = "\ud800"
+    assert [type(each) for each in end(tasks)] == [bool, UnicodeEncodeError, bool]
+    assert [recorded(task).status for task in tasks] == ["succeeded", "running", "succeeded"]
 
 
 def test_tasks_that_are_started_at_the_same_time_are_as_they_are_alone(round_trips: list[int]) -> None:
@@ -245,3 +245,21 @@ def test_what_is_long_goes_alone(round_trips: list[int]) -> None:
     finally:
         statements._begin_together._under_way = 0
     assert all(values_of(recorded(task)) == values_of(task) for task in tasks)
+
+
+def test_a_row_is_found_by_its_id_also_by_a_plan_made_when_the_table_was_empty() -> None:
+    """A connection keeps its plans while the table grows."""
+    updates = [statements._move(("status",), 4, by_run=True), statements._start(1, 1)]
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE predictions_task CASCADE")
+        cursor.execute("SET plan_cache_mode = force_generic_plan")
+        for number, update in enumerate(updates):
+            _, statement = _named(update._among_others)
+            cursor.execute(b"PREPARE among_%d AS " % number + statement)
+            nulls = ", ".join(["NULL"] * update._among_others.count("%s"))
+            cursor.execute(f"EXPLAIN EXECUTE among_{number} ({nulls})")
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+            assert "Index Scan" in plan
+            assert "Seq Scan" not in plan
+        cursor.execute("DEALLOCATE ALL")
+        cursor.execute("RESET plan_cache_mode")

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -49,19 +50,33 @@ def server() -> Server:
     return Server()
 
 
-def while_one_is_under_way(server: Server, together: Together[int, int], numbers: range) -> list[Future[int]]:
-    """All of them ask while the server is at work for 0; then it goes on."""
+@contextmanager
+def while_one_is_under_way(
+    server: Server, together: Together[int, int]
+) -> Iterator[tuple[Future[int], Callable[[int], Future[int]]]]:
+    """The server is at work for 0, and is held: what comes of that, and how others ask meanwhile."""
     server.is_held = True
-    with ThreadPoolExecutor(len(numbers) + 1) as callers:
+    with ThreadPoolExecutor(20) as callers:
         first = callers.submit(together, 0)
         until(lambda: server.at_work)
-        others = []
-        for number in numbers:
-            others.append(callers.submit(together, number))
-            until(lambda: len(together._waiters) == len(others))
-        server.is_held = False
-        server.finishes.release()
-    return [first, *others]
+
+        def ask(number: int) -> Future[int]:
+            waiting = len(together._waiters)
+            told = callers.submit(together, number)
+            until(lambda: len(together._waiters) > waiting)
+            return told
+
+        try:
+            yield first, ask
+        finally:
+            server.is_held = False
+            server.finishes.release()
+
+
+def meanwhile(server: Server, together: Together[int, int], numbers: range) -> list[Future[int]]:
+    """All of them ask while the server is at work for 0; then it goes on."""
+    with while_one_is_under_way(server, together) as (first, ask):
+        return [first, *map(ask, numbers)]
 
 
 def test_who_comes_alone_goes_at_once_and_alone(server: Server) -> None:
@@ -71,13 +86,13 @@ def test_who_comes_alone_goes_at_once_and_alone(server: Server) -> None:
 
 
 def test_those_who_come_meanwhile_go_together_in_the_order_they_came(server: Server) -> None:
-    told = while_one_is_under_way(server, server.together(), range(1, 6))
+    told = meanwhile(server, server.together(), range(1, 6))
     assert [each.result() for each in told] == [0, 2, 4, 6, 8, 10]
     assert server.given == [[0], [1, 2, 3, 4, 5]]
 
 
 def test_no_more_go_together_than_may(server: Server) -> None:
-    told = while_one_is_under_way(server, server.together(most=3), range(1, 8))
+    told = meanwhile(server, server.together(most=3), range(1, 8))
     assert [each.result() for each in told] == [number * 2 for number in range(8)]
     assert server.given == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
@@ -88,7 +103,7 @@ def test_what_goes_wrong_for_all_is_raised_to_each_of_them(server: Server) -> No
 
     together = server.together()
     server.answer = fail
-    told = while_one_is_under_way(server, together, range(1, 4))
+    told = meanwhile(server, together, range(1, 4))
     errors = [each.exception() for each in told]
     assert [str(error) for error in errors] == ["the server is gone"] * 4
     assert len({id(error) for error in errors}) == 4
@@ -101,13 +116,13 @@ def test_who_went_with_one_that_was_broken_off_does_not_take_it_for_done(server:
         raise SystemExit
 
     server.answer = break_off
-    told = while_one_is_under_way(server, server.together(), range(1, 4))
+    told = meanwhile(server, server.together(), range(1, 4))
     assert [type(each.exception()) for each in told] == [SystemExit, SystemExit, OperationalError, OperationalError]
 
 
 def test_who_is_not_answered_among_others_goes_alone(server: Server) -> None:
     server.answer = lambda number: None if len(server.given[-1]) > 1 and number in (1, 3) else number
-    told = while_one_is_under_way(server, server.together(), range(1, 5))
+    told = meanwhile(server, server.together(), range(1, 5))
     assert [each.result() for each in told] == [0, 1, 2, 3, 4]
     assert server.given[:2] == [[0], [1, 2, 3, 4]]
     assert sorted(server.given[2:]) == [[1], [3]]
@@ -122,34 +137,22 @@ def test_who_goes_alone_is_not_asked_again_when_the_answer_is_none(server: Serve
 def test_who_gets_no_turn_in_time_is_told_and_not_carried_out(server: Server, settings: Any) -> None:
     settings.DATABASE_TIMEOUT = 0.1
     together = server.together()
-    server.is_held = True
-    with ThreadPoolExecutor(1) as callers:
-        first = callers.submit(together, 0)
-        until(lambda: server.at_work)
-        with pytest.raises(OperationalError, match="busy"):
-            together(1)
-        server.is_held = False
-        server.finishes.release()
-        assert first.result() == 0
+    with while_one_is_under_way(server, together) as (first, _), pytest.raises(OperationalError, match="busy"):
+        together(1)
+    assert first.result() == 0
     assert together(2) == 4
     assert server.given == [[0], [2]]
 
 
 def test_who_is_under_way_when_its_time_is_up_is_told_what_came_of_it(server: Server, settings: Any) -> None:
     settings.DATABASE_TIMEOUT = 2
-    together = server.together()
-    server.is_held = True
-    with ThreadPoolExecutor(3) as callers:
-        first = callers.submit(together, 0)
-        until(lambda: server.at_work)
-        others = [callers.submit(together, number) for number in (1, 2)]
-        until(lambda: len(together._waiters) == 2)
+    with while_one_is_under_way(server, server.together()) as (first, ask):
+        others = [ask(number) for number in (1, 2)]
         server.finishes.release()
         until(lambda: len(server.given) == 2)
         time.sleep(1.2)
         assert not any(each.done() for each in others)
-        server.finishes.release()
-        assert [each.result() for each in (first, *others)] == [0, 2, 4]
+    assert [each.result() for each in (first, *others)] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
