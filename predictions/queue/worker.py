@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -81,6 +82,11 @@ class ThreadWorker(BaseWorker):
     def _set_connection(self, connection: Any) -> Any:
         return connection  # its timeouts are set in connections.py
 
+    def _set_ip_address(self, connection: Any) -> None:
+        self.ip_address = "unknown"  # only shown: no reason not to start
+        with suppress(redis.RedisError):
+            super()._set_ip_address(connection)
+
     def serialize(self) -> dict[str, Any]:
         return {**super().serialize(), "concurrency": self.concurrency}
 
@@ -89,8 +95,7 @@ class ThreadWorker(BaseWorker):
     ) -> bool:
         """Runs until told to stop; with `burst` until the queue is empty. Whether it took any job."""
         self._slots = Slots(self.concurrency, self._perform)
-        self.register_birth()
-        self.subscribe()
+        self._sign_on()
         if threading.current_thread() is threading.main_thread():
             self._install_signal_handlers()
         supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -108,6 +113,17 @@ class ThreadWorker(BaseWorker):
             supervisor.join(timeout=5)
             self._say_goodbye()
         return taken > 0
+
+    def _sign_on(self) -> None:
+        """Registers this worker and listens to commands. Redis may go away meanwhile: the beats register it, too."""
+        with suppress(redis.RedisError):
+            self.register_birth()
+        while not self._is_stopping:
+            try:
+                self.subscribe()
+                return
+            except redis.RedisError as error:
+                self._note_silence(error)
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)

@@ -1,16 +1,26 @@
-"""SIGTERM to a process that is still starting: it ends, and does not wait for what never began."""
+"""What comes upon a process that is still starting.
+
+SIGTERM: it ends, and does not wait for what never began. A Redis that goes away: it begins once Redis is back.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rq import cron_scheduler_registry
+from rq.worker import BaseWorker
 
+from predictions.queue.connections import get_redis
+from tests import environment
 from tests.ports import free_port
-from tests.servers import ROOT, database_url, procfile
+from tests.predictions.test_cancel import until
+from tests.proxy import Proxy
+from tests.servers import ROOT, Server, database_url, procfile
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +55,35 @@ def test_a_process_that_is_still_starting_ends_when_it_is_told_to(process: str) 
                 os.killpg(started.pid, signal.SIGKILL)
                 started.wait()
     print(f"\n{process} ended {max(took):.1f} s after SIGTERM at the latest")
+
+
+@pytest.mark.parametrize("process", ["worker", "scheduler"])
+def test_a_process_begins_once_redis_is_back(process: str, serve: Callable[..., Server]) -> None:
+    """Whichever of its first commands is the last to be answered."""
+    proxies = [Proxy(environment.servers.master().address) for _ in range(8)]
+    started = []
+    for answered, proxy in enumerate(proxies):
+        proxy.requests_left = answered
+        started.append(
+            serve(
+                process,
+                REDIS_ADDRESS=proxy.address,
+                REDIS_CLUSTER_MODE="false",
+                REDIS_SENTINELS="",
+                REDIS_SENTINEL_MASTER="",
+                TASK_TYPE_NAME=f"agent-{answered}",
+            )
+        )
+    until(lambda: all(proxy.requests_left <= 0 for proxy in proxies))
+    time.sleep(1)
+    for proxy in proxies:
+        proxy.mend()
+    until(lambda: known(process) == len(started) or any(one.process.poll() is not None for one in started))
+    assert [one.output() for one in started if one.process.poll() is not None] == []
+
+
+def known(process: str) -> int:
+    """How many of them have signed on."""
+    if process == "worker":
+        return BaseWorker.count(connection=get_redis())
+    return get_redis().zcard(cron_scheduler_registry.get_registry_key())

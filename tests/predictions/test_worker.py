@@ -1,11 +1,13 @@
 """The worker: heartbeats, time limits, hand-back, signals, slots, and Redis going away."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
+from rq.command import send_stop_job_command
 from rq.defaults import RQ_KEY_PREFIX
 from rq.worker import BaseWorker
 
@@ -170,8 +172,6 @@ def test_a_job_that_is_handed_back_to_a_redis_just_emptied_is_not_lost(
 
 
 def test_rqs_stop_command_cancels_the_task(client: APIClient, start_worker: StartWorker) -> None:
-    from rq.command import send_stop_job_command
-
     task_id = submit(client, {"wait": True})
     start_worker()
     until(lambda: predictors.calls)
@@ -194,3 +194,20 @@ def test_a_worker_outlives_a_redis_that_goes_away(
     until(lambda: status_of(later) == "succeeded")
     until(lambda: queue.sizes() == queue.Sizes(0, 0))
     assert len(predictors.calls) == 2
+
+
+@pytest.mark.parametrize("answered", range(0, 12, 2))
+def test_a_worker_outlives_a_redis_that_goes_away_while_it_signs_on(
+    client: APIClient, start_worker: StartWorker, redis_proxy: Proxy, answered: int
+) -> None:
+    redis_proxy.requests_left = answered
+    mending = threading.Timer(0.5, redis_proxy.mend)
+    mending.start()
+    worker = start_worker().worker
+    mending.join()
+    task_id = submit(client, {"wait": True})
+    until(lambda: predictors.calls)
+    until(lambda: [known.name for known in BaseWorker.all(connection=get_redis())] == [worker.name])
+    until(lambda: dict(get_redis().pubsub_numsub(worker.pubsub_channel_name))[worker.pubsub_channel_name.encode()] == 1)
+    send_stop_job_command(get_redis(), task_id, serializer="json")
+    until(lambda: status_of(task_id) == "canceled")
