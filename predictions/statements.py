@@ -156,7 +156,7 @@ def _several(sql: str, rows: Sequence[Sequence[Any]], *, in_time: bool = False) 
 
 
 def _may_go_with_others(values: Sequence[Any]) -> bool:
-    return may_go_together() and all(not isinstance(value, str) or len(value) <= SMALL for value in values)
+    return may_go_together() and max([len(value) for value in values if isinstance(value, str)]) <= SMALL
 
 
 def _loaded(row: Sequence[Any]) -> Task:

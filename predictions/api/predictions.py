@@ -8,7 +8,7 @@ from rest_framework.views import APIView
 
 from predictions import submission
 from predictions.api.requests import answered
-from predictions.api.serializers import PredictionSerializer, task_object
+from predictions.api.serializers import PredictionSerializer, is_plain, task_object
 from predictions.submission import PredictionRequest
 
 UID_LENGTH = 200
@@ -26,7 +26,8 @@ def user_id(request: Request) -> str:
 
 def prediction_request(request: Request) -> PredictionRequest:
     """What the body and the headers ask for. Raises ValidationError."""
-    return PredictionRequest(**BODY.run_validation(request.data), user_id=user_id(request))
+    body = request.data
+    return PredictionRequest(**(body if is_plain(body) else BODY.run_validation(body)), user_id=user_id(request))
 
 
 class PredictView(APIView):

@@ -32,7 +32,13 @@ class ShortcutMiddleware:
         self._ways = _ways()
 
     def __call__(self, request: HttpRequest) -> Any:
-        return self._ways.get(request.path_info, self.get_response)(request)
+        way = self._ways.get(request.path_info)
+        if way is None:
+            return self.get_response(request)
+        response, headers = way(request)
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
+        return response
 
 
 class ShortcutHandler(WSGIHandler):
@@ -46,8 +52,8 @@ class ShortcutHandler(WSGIHandler):
         way = self._ways.get(environ.get("PATH_INFO", ""))
         if way is None:
             return super().__call__(environ, start_response)
-        response = way(self.request_class(environ))
-        start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
+        response, headers = way(self.request_class(environ))
+        start_response(f"{response.status_code} {response.reason_phrase}", [*{**headers, **response.headers}.items()])
         if response.streaming:
             return response
         database = connections[DEFAULT_DB_ALIAS]
@@ -57,9 +63,9 @@ class ShortcutHandler(WSGIHandler):
         return content
 
 
-def _ways() -> dict[str, Way]:
+def _ways() -> dict[str, "_ShortWay"]:
     """Path → what answers it; without those that this process's urls do not have."""
-    return {path: _way(match) for path in ROUTES if (match := _match(path))}
+    return {path: _ShortWay(match) for path in ROUTES if (match := _match(path))}
 
 
 def _match(path: str) -> ResolverMatch | None:
@@ -69,10 +75,34 @@ def _match(path: str) -> ResolverMatch | None:
         return None
 
 
-def _way(match: ResolverMatch) -> Way:
-    """The view, and around it what every request goes through."""
-    checked = convert_exception_to_response(CommonMiddleware(partial(_answer, match)))
-    return SecurityMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(RequestMiddleware(checked))))  # type: ignore[arg-type]
+class _ShortWay:
+    """The view, and around it what every request goes through.
+
+    The headers by which browsers are told what an answer may do are the same for each, or one of two (HTTPS): they are
+    asked for once, with an answer that has none of its own.
+    """
+
+    def __init__(self, match: ResolverMatch) -> None:
+        checked: Any = convert_exception_to_response(CommonMiddleware(partial(_answer, match)))
+        self._asked = RequestMiddleware(checked)
+        self._protected: Way = SecurityMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(_empty)))
+        self._headers: dict[bool, dict[str, str]] = {}
+
+    def __call__(self, request: HttpRequest) -> tuple[Any, dict[str, str]]:
+        """The answer, and the headers that it is to have where it has none of that name."""
+        is_secure = request.is_secure()
+        headers = self._headers.get(is_secure)
+        if headers is None:
+            shown = self._protected(request)
+            if shown.status_code != 200:  # sent on to HTTPS
+                return shown, {}
+            del shown.headers["Content-Type"]
+            headers = self._headers[is_secure] = dict(shown.items())
+        return self._asked(request), headers
+
+
+def _empty(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
 
 
 def _answer(match: ResolverMatch, request: HttpRequest) -> HttpResponse:

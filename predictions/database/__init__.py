@@ -61,12 +61,13 @@ class _LentCursor(AbstractContextManager[Any]):
 
     def __enter__(self) -> Any:
         with self._database.wrap_database_errors:
-            pool = self._database.pool
-            pool.open()
-            self._lent = pool.getconn()
+            self._pool = self._database.pool
+            if self._pool.closed:
+                self._pool.open()
+            self._lent = self._pool.getconn()
         return PreparedCursor(self._lent) if settings.DATABASE_PREPARED_STATEMENTS else psycopg.Cursor(self._lent)
 
     def __exit__(self, *error: Any) -> None:
-        self._database.pool.putconn(self._lent)
+        self._pool.putconn(self._lent)
         if isinstance(error[1], psycopg.Error):
             self._database.wrap_database_errors.__exit__(*error)  # raises Django's

@@ -35,8 +35,9 @@ class BoundedConnection(psycopg.Connection[Any]):
         self.prepared: set[bytes] = set()
         """The names of the statements that its session has (prepared.py)."""
 
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> psycopg.Cursor[Any]:
-        """As psycopg's, but the pool's question whether the connection lives (an empty query) is rarely sent.
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """As psycopg's, but the pool's question whether the connection lives (an empty query) is rarely sent, and has
+        no answer beside that it does.
 
         A server that ends says so, and closes: that can be read here, twice because its farewell comes first. Raises
         OperationalError.
@@ -48,7 +49,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             self.pgconn.consume_input()
         else:
             self._ask()
-        return self.cursor()
+        return None
 
     def _ask(self) -> None:
         """The empty query alone, without what a cursor does for a statement. Raises OperationalError."""

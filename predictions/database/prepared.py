@@ -128,13 +128,10 @@ def _named(sql: str) -> tuple[bytes, bytes]:
 
 
 def _as_texts(values: Sequence[Value]) -> Parameters:
-    return [None if value is None else _as_text(value) for value in values]
-
-
-def _as_text(value: Value) -> bytes:
-    if isinstance(value, str):
-        text = value.encode()
-        if b"\0" in text:
+    # PostgreSQL reads true and false, and dates as Python writes them
+    texts = [value if value is None or isinstance(value, str) else str(value) for value in values]
+    parameters = [None if text is None else text.encode() for text in texts]
+    for parameter in parameters:
+        if parameter is not None and b"\0" in parameter:
             raise psycopg.DataError("PostgreSQL has no text with a NUL in it")
-        return text
-    return str(value).encode()  # PostgreSQL reads true and false, and dates as Python writes them
+    return parameters
