@@ -2,7 +2,7 @@
 take to run. What is rare is left to the ORM. Statuses are said by what they are not: see models.status_is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,8 @@ _PLAIN = frozenset(
 _TIMES = frozenset(name for name, field in _FIELDS.items() if type(field) is DateTimeField)
 _TABLE = Task._meta.db_table
 _COLUMNS = ", ".join(str(field.column) for field in _FIELDS.values())
+_ALL_BUT_INPUTS = [name for name in _FIELDS if name != "inputs"]
+_READ = f"SELECT {', '.join(str(_FIELDS[name].column) for name in _ALL_BUT_INPUTS)} FROM {_TABLE} WHERE id = %s"
 _NOT_YET: dict[str, Any] = {
     "outputs": None,
     "running_time": None,
@@ -118,6 +120,14 @@ def start(
     return _loaded(rows[0]) if rows else None
 
 
+def read(task_id: str) -> Task | None:
+    """The task as it stands, its inputs still to be read. Raises django.db.Error."""
+    with lean_cursor() as cursor:
+        cursor.execute(_READ, [task_id])
+        rows = cursor.fetchall()
+    return _loaded(rows[0], _ALL_BUT_INPUTS) if rows else None
+
+
 class _Update:
     """A statement that changes one row, or none."""
 
@@ -159,11 +169,13 @@ def _may_go_with_others(values: Sequence[Any]) -> bool:
     return may_go_together() and max([len(value) for value in values if isinstance(value, str)]) <= SMALL
 
 
-def _loaded(row: Sequence[Any]) -> Task:
-    """The task of a row with all columns, as the driver gave them."""
+def _loaded(row: Sequence[Any], names: Iterable[str] = _FIELDS) -> Task:
+    """The task of a row with these columns, as the driver gave them."""
     database = connections[DEFAULT_DB_ALIAS]
-    values = dict(zip(_FIELDS, row, strict=True))
+    values = dict(zip(names, row, strict=True))
     for name, column, converters in _converters(database.vendor):
+        if name not in values:
+            continue
         for convert in converters:
             values[name] = convert(values[name], column, database)
     return Task.loaded(values)

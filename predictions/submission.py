@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 
 from platforms import Chunk
-from predictions import execution, jobs, lifecycle, tracing
+from predictions import execution, jobs, lifecycle, statements, tracing
 from predictions.calls import cancel_upstream
 from predictions.context import request_id
 from predictions.lifecycle import InvalidTransition, database_errors, release_connection
@@ -143,7 +143,7 @@ def get(task_id: str) -> Task:
     if not TASK_ID.fullmatch(task_id):
         raise TaskNotFound
     with database_errors():
-        task = Task.objects.defer("inputs").filter(pk=task_id).first()
+        task = statements.read(task_id)
     if task is None:
         raise TaskNotFound
     return task

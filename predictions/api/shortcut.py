@@ -2,6 +2,7 @@
 its search for a route and its second look at exceptions. DRF's views answer what they are asked there as anywhere.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -17,11 +18,15 @@ from django.urls import Resolver404, ResolverMatch, resolve
 
 from predictions.api.headers import HeadersMiddleware
 from predictions.api.requests import RequestMiddleware
+from predictions.models import new_task_id
 
-Way = Callable[[HttpRequest], Any]
+Way = Callable[..., Any]
 
-ROUTES = ("/v1/predict", "/async/v1/predict", "/v1/generate")
+ROUTES = ("/v1/predict", "/async/v1/predict", "/v1/generate", "/task/{task_id}", "/cancel/{task_id}")
 """Their views know callers by keys alone: no session, no sign-in, no CSRF token, no messages."""
+ID = "{task_id}"
+_ID_OF_OURS = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""An id as new_task_id makes it: no other route has such a name."""
 
 
 class ShortcutMiddleware:
@@ -29,10 +34,10 @@ class ShortcutMiddleware:
 
     def __init__(self, get_response: Way) -> None:
         self.get_response = get_response
-        self._ways = _ways()
+        self._ways = _Ways()
 
     def __call__(self, request: HttpRequest) -> Any:
-        way = self._ways.get(request.path_info)
+        way = self._ways.of(request.path_info)
         if way is None:
             return self.get_response(request)
         response, headers = way(request)
@@ -46,10 +51,10 @@ class ShortcutHandler(WSGIHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ways = _ways()
+        self._ways = _Ways()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        way = self._ways.get(environ.get("PATH_INFO", ""))
+        way = self._ways.of(environ.get("PATH_INFO", ""))
         if way is None:
             return super().__call__(environ, start_response)
         response, headers = way(self.request_class(environ))
@@ -63,14 +68,27 @@ class ShortcutHandler(WSGIHandler):
         return content
 
 
-def _ways() -> dict[str, "_ShortWay"]:
-    """Path → what answers it; without those that this process's urls do not have."""
-    return {path: _ShortWay(match) for path in ROUTES if (match := _match(path))}
+class _Ways:
+    """Those of the routes that this process's urls have."""
+
+    def __init__(self) -> None:
+        known = {route: _ShortWay(match) for route in ROUTES if (match := _match(route))}
+        self._whole = {route: way for route, way in known.items() if not route.endswith(ID)}
+        self._before_id = {route.removesuffix(ID): way for route, way in known.items() if route.endswith(ID)}
+
+    def of(self, path: str) -> Way | None:
+        """What answers it; None where that is Django's."""
+        way = self._whole.get(path)
+        if way is not None:
+            return way
+        beginning, slash, task_id = path.rpartition("/")
+        way = self._before_id.get(beginning + slash)
+        return partial(way, task_id=task_id) if way is not None and _ID_OF_OURS.fullmatch(task_id) else None
 
 
-def _match(path: str) -> ResolverMatch | None:
+def _match(route: str) -> ResolverMatch | None:
     try:
-        return resolve(path)
+        return resolve(route.replace(ID, new_task_id()))
     except Resolver404:
         return None
 
@@ -83,13 +101,15 @@ class _ShortWay:
     """
 
     def __init__(self, match: ResolverMatch) -> None:
-        checked: Any = convert_exception_to_response(CommonMiddleware(partial(_answer, match)))
+        self._match = match
+        checked: Any = convert_exception_to_response(CommonMiddleware(_answer))
         self._asked = RequestMiddleware(checked)
         self._protected: Way = SecurityMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(_empty)))
         self._headers: dict[bool, dict[str, str]] = {}
 
-    def __call__(self, request: HttpRequest) -> tuple[Any, dict[str, str]]:
+    def __call__(self, request: HttpRequest, **kwargs: str) -> tuple[Any, dict[str, str]]:
         """The answer, and the headers that it is to have where it has none of that name."""
+        request.resolver_match = ResolverMatch(self._match.func, (), kwargs, route=self._match.route)
         is_secure = request.is_secure()
         headers = self._headers.get(is_secure)
         if headers is None:
@@ -105,8 +125,8 @@ def _empty(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
-def _answer(match: ResolverMatch, request: HttpRequest) -> HttpResponse:
-    request.resolver_match = match
-    response: Any = match.func(request)
+def _answer(request: HttpRequest) -> HttpResponse:
+    match: Any = request.resolver_match
+    response: Any = match.func(request, **match.kwargs)
     answer: HttpResponse = response.render() if hasattr(response, "render") else response
     return answer

@@ -1,11 +1,13 @@
 """Tasks: read one, cancel one."""
 
+from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from predictions import submission
 from predictions.api.authentication import MayRead
+from predictions.api.requests import answered
 from predictions.api.serializers import task_object
 
 
@@ -14,8 +16,8 @@ class TaskView(APIView):
 
     permission_classes = [MayRead]
 
-    def get(self, request: Request, task_id: str) -> Response:
-        return Response(task_object(submission.get(task_id)))
+    def get(self, request: Request, task_id: str) -> HttpResponse:
+        return answered(task_object(submission.get(task_id)))
 
 
 class CancelView(APIView):

@@ -11,20 +11,25 @@ from django.test import Client
 from django.urls import resolve
 
 from predictions.api.authentication import StaffSession
-from predictions.api.shortcut import ROUTES, ShortcutHandler
+from predictions.api.shortcut import ID, ROUTES, ShortcutHandler
+from predictions.models import new_task_id
+from tests.factories import TaskFactory
 
 SHORTCUT = "predictions.api.shortcut.ShortcutMiddleware"
+PREDICTIONS = [route for route in ROUTES if not route.endswith(ID)]
+OF_A_TASK = [route for route in ROUTES if route.endswith(ID)]
+WITH_AN_ID = [route.replace(ID, "019a0000-0000-7000-8000-000000000000") for route in OF_A_TASK]
 EACH_ITS_OWN = {"X-Request-ID", "X-Task-ID"}
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", [*PREDICTIONS, *WITH_AN_ID])
 def test_a_view_that_is_reached_by_the_shortcut_knows_no_sessions_and_needs_no_csrf_token(path: str) -> None:
     view = resolve(path).func
     assert not any(issubclass(known, StaffSession) for known in view.cls.authentication_classes)  # type: ignore[attr-defined]
     assert view.csrf_exempt  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", PREDICTIONS)
 def test_a_prediction_is_answered_without_a_look_at_the_callers_session(path: str) -> None:
     client = Client()
     client.cookies["sessionid"] = "of somebody"
@@ -34,7 +39,28 @@ def test_a_prediction_is_answered_without_a_look_at_the_callers_session(path: st
     assert answer["Content-Length"] == str(len(answer.content))
 
 
-@pytest.mark.parametrize("path", ["/pause", "/v1/predict/", "/admin/", "/v1/docs", "/v1/queue_size"])
+@pytest.mark.parametrize("path", WITH_AN_ID)
+def test_a_task_is_asked_after_without_a_look_at_the_callers_session(path: str) -> None:
+    client = Client()
+    client.cookies["sessionid"] = "of somebody"
+    answer = client.get(path)
+    assert answer.status_code in (404, 405)
+    assert not hasattr(answer.wsgi_request, "session")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/task/modelstatus",
+        "/task/of-another-agent",
+        "/task/",
+        "/pause",
+        "/v1/predict/",
+        "/admin/",
+        "/v1/docs",
+        "/v1/queue_size",
+    ],
+)
 def test_everything_else_goes_through_all_of_them(path: str) -> None:
     assert hasattr(Client().get(path).wsgi_request, "session")
 
@@ -61,7 +87,7 @@ def ask(path: str, *, method: str = "post", data: Any = "", content_type: str = 
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", PREDICTIONS)
 def test_the_short_way_answers_as_the_long_one_does(path: str, name: str, settings: Any) -> None:
     settings.ALLOWED_HOSTS = ["testserver"]
     asked = dict(REQUESTS[name])
@@ -72,6 +98,19 @@ def test_the_short_way_answers_as_the_long_one_does(path: str, name: str, settin
     long = ask(path, **asked)
     assert (short.status_code, headers_of(short)) == (long.status_code, headers_of(long))
     assert says(short) == says(long)
+
+
+@pytest.mark.parametrize("method", ["get", "head", "options", "post", "delete"])
+@pytest.mark.parametrize("route", OF_A_TASK)
+@pytest.mark.parametrize("whose", ["one that ended", "nobody's", "one asked after with a wrong key"])
+def test_a_task_is_told_of_the_short_way_as_the_long_one(route: str, method: str, whose: str, settings: Any) -> None:
+    task_id = new_task_id() if whose == "nobody's" else TaskFactory(status="succeeded", outputs={"answer": 7}).pk
+    asked: dict[str, Any] = {"headers": {"apikey": "nobody's"}} if "wrong key" in whose else {}
+    path = route.replace(ID, task_id)
+    short = ask(path, method=method, **asked)
+    settings.MIDDLEWARE = [middleware for middleware in settings.MIDDLEWARE if middleware != SHORTCUT]
+    long = ask(path, method=method, **asked)
+    assert (short.status_code, headers_of(short), short.content) == (long.status_code, headers_of(long), long.content)
 
 
 def says(answer: Any) -> Any:
@@ -112,7 +151,7 @@ class Told:
 
 
 @pytest.mark.parametrize("content", [b'{"model_name": ""}', b"{"])
-@pytest.mark.parametrize("path", [*ROUTES, "/v1/docs", "/nowhere"])
+@pytest.mark.parametrize("path", [*PREDICTIONS, *WITH_AN_ID, "/v1/docs", "/nowhere"])
 def test_a_server_is_told_the_same_as_by_djangos_own_application(path: str, content: bytes) -> None:
     ours, djangos = Told(ShortcutHandler(), path, content), Told(WSGIHandler(), path, content)
     assert vars(ours) == vars(djangos)
