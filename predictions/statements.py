@@ -122,7 +122,7 @@ def start(
 
 def read(task_id: str) -> Task | None:
     """The task as it stands, its inputs still to be read. Raises django.db.Error."""
-    with lean_cursor() as cursor:
+    with lean_cursor(to_read=True) as cursor:
         cursor.execute(_READ, [task_id])
         rows = cursor.fetchall()
     return _loaded(rows[0], _ALL_BUT_INPUTS) if rows else None

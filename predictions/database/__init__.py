@@ -24,7 +24,7 @@ def bound_answers(*, cooperative: bool = False) -> None:
         pool["connection_class"] = import_string(f"predictions.database.{module}")  # psycopg: SQLite does without
 
 
-def lean_cursor() -> AbstractContextManager[Any]:
+def lean_cursor(*, to_read: bool = False) -> AbstractContextManager[Any]:
     """A cursor for what every prediction does, outside a transaction. Raises django.db.Error.
 
     It is on a connection of its own (of PostgreSQL in web and workers alone): what Django does for each cursor and each
@@ -35,7 +35,7 @@ def lean_cursor() -> AbstractContextManager[Any]:
     if _goes_djangos_way(database):
         return database.cursor()
     if database.vendor == "sqlite":
-        lent: AbstractContextManager[Any] = database.lent_cursor()  # type: ignore[attr-defined]
+        lent: AbstractContextManager[Any] = database.lent_cursor(to_read=to_read)  # type: ignore[attr-defined]
         return lent
     return _LentCursor(database) if _is_bounded(database) else database.cursor()
 

@@ -137,6 +137,14 @@ def test_who_waits_for_too_long_is_told_that_the_database_is_locked(connection: 
         cursor.execute("SELECT 1")
 
 
+def test_who_only_reads_waits_for_no_writer(connection: Any) -> None:
+    with ExitStack() as stack:
+        for _ in range(KEPT):
+            stack.enter_context(connection.lent_cursor())
+        with connection.lent_cursor(to_read=True) as cursor:
+            assert cursor.execute("SELECT 1").fetchall() == [(1,)]
+
+
 def test_where_no_cursor_can_be_had_no_place_is_lost(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise sqlite3.OperationalError("out of memory")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from django.db.backends.sqlite3 import base
 T = TypeVar("T")
 
 KEPT = 8
-"""Connections to a file that wait for whoever asks next, and how many are lent at once."""
+"""Connections to a file that wait for whoever asks next, and how many are lent to writers at once."""
 
 LONGEST_PAUSE_SECONDS = 0.01
 _places = threading.BoundedSemaphore(KEPT)
@@ -89,42 +89,54 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def create_cursor(self, name: Any = None) -> "PatientCursor":
         return self._cursor_on(self.connection, self._wait_seconds)
 
-    def lent_cursor(self) -> "LentCursor":
-        """A cursor on a connection of its own, as a context."""
-        return LentCursor(self)
+    def lent_cursor(self, *, to_read: bool = False) -> "LentCursor":
+        """A cursor on a connection of its own, as a context. Who is only `to_read` waits for no writer."""
+        return LentCursor(self, nullcontext() if to_read else _Place(self))
 
     def _cursor_on(self, connection: KeptConnection, wait_seconds: float) -> "PatientCursor":
         cursor: PatientCursor = connection.cursor(factory=partial(PatientCursor, wait_seconds=wait_seconds))
         return cursor
 
 
-class LentCursor:
-    """Raises django.db.Error; what it does is committed."""
+class _Place:
+    """Among the writers of this process, as a context. Raises sqlite3.OperationalError where there was none in time."""
 
     def __init__(self, database: DatabaseWrapper) -> None:
         self._database = database
 
+    def __enter__(self) -> None:
+        if not _places.acquire(timeout=self._database._wait_seconds):
+            raise sqlite3.OperationalError("database is locked: all connections of this process wait for it")
+
+    def __exit__(self, *error: object) -> None:
+        _places.release()
+
+
+class LentCursor:
+    """Raises django.db.Error; what it does is committed."""
+
+    def __init__(self, database: DatabaseWrapper, place: AbstractContextManager[None]) -> None:
+        self._database = database
+        self._place = place
+
     def __enter__(self) -> "PatientCursor":
         database = self._database
-        with database.wrap_database_errors:
+        with database.wrap_database_errors, ExitStack() as on_error:
             params = database.get_connection_params()
             deadline = time.monotonic() + database._wait_seconds
-            if not _places.acquire(timeout=database._wait_seconds):
-                raise sqlite3.OperationalError("database is locked: all connections of this process wait for it")
-            with ExitStack() as on_error:
-                on_error.callback(_places.release)
-                self._connection = database.get_new_connection(params)
-                on_error.callback(self._connection.close)
-                self._connection.isolation_level = None
-                cursor = database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
-                on_error.pop_all()
+            on_error.enter_context(self._place)
+            self._connection = database.get_new_connection(params)
+            on_error.callback(self._connection.close)
+            self._connection.isolation_level = None
+            cursor = database._cursor_on(self._connection, max(0.0, deadline - time.monotonic()))
+            on_error.pop_all()
             return cursor
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             self._database.give_back(self._connection, is_sound=error is None)
         finally:
-            _places.release()
+            self._place.__exit__(None, None, None)
         if isinstance(error, sqlite3.Error):
             self._database.wrap_database_errors.__exit__(kind, error, trace)  # raises Django's
 
