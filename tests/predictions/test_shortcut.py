@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import Client
 from django.urls import resolve
@@ -63,6 +64,22 @@ def test_a_task_is_asked_after_without_a_look_at_the_callers_session(path: str) 
 )
 def test_everything_else_goes_through_all_of_them(path: str) -> None:
     assert hasattr(Client().get(path).wsgi_request, "session")
+
+
+@pytest.mark.parametrize("method", ["get", "post", "patch"])
+@pytest.mark.parametrize("path", ["/v1/docs", "/task", "/upload", "/u/token/upload", "/media/x", "/metrics", "/live"])
+def test_where_keys_alone_count_nobody_looks_the_session_up(
+    path: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr(SessionStore, "load", lambda store: looked_up.append(store.session_key) or {})
+    client = Client(enforce_csrf_checks=True)
+    client.cookies["sessionid"] = "of-somebody-who-signed-in"
+    answer = getattr(client, method)(path, {}, content_type="application/json")
+    assert answer.status_code != 403
+    assert looked_up == []
+    client.get("/admin/")
+    assert looked_up != []
 
 
 GOOD: dict[str, Any] = {"model_name": "iris", "inputs": {"answer": 7}}
