@@ -13,6 +13,8 @@ import pytest
 from django.core.management import load_command_class
 from django.db import connections
 
+from predictions.models import Task
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -83,3 +85,7 @@ def _press(when: Callable[[], Any], presses: int, over: threading.Event) -> None
                 over.wait(0.3)
     finally:
         connections.close_all()
+
+
+def move(row: Task, status: str, **fields: Any) -> None:
+    Task.objects.filter(pk=row.pk).update(status=status, **fields)
