@@ -79,7 +79,10 @@ async def raw(inputs: Inputs, headers: Headers) -> bytes:
 
 
 async def sleep(inputs: Inputs, headers: Headers) -> Inputs:
+    """With anything in `inputs.then`, its end is noted as a call too, of the mood "slept"."""
     await asyncio.sleep(inputs["seconds"])
+    if "then" in inputs:
+        note("moods", {"mood": "slept"}, headers)
     return {"slept": inputs["seconds"]}
 
 

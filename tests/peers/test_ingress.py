@@ -125,7 +125,7 @@ def test_a_rate_limit_of_the_ingress_is_waited_for(agent: NewAgent, ingress: Ing
 
 def test_an_ingress_that_gives_up_waiting(agent: NewAgent, ingress: Ingress, kserve: ModelServer) -> None:
     here = agent(ingress.address, KSERVE_NAMESPACE="hasty")
-    response = here.predict("moods", {"mood": "sleep", "seconds": 3})
+    response = here.predict("moods", {"mood": "sleep", "seconds": 10})
     assert_says(response, 504, "platform_timeout", "the kserve platform's gateway gave up waiting (504)")
     time.sleep(1)
     assert statuses(ingress, 1) == [504]
@@ -164,16 +164,14 @@ def test_large_inputs_reach_the_model_server(agent: NewAgent, kserve: ModelServe
 
 def test_canceling_closes_the_connection(agent: NewAgent, ingress: Ingress, kserve: ModelServer) -> None:
     here = agent(ingress.address, worker=True)
-    task_id = here.submit("moods", {"mood": "sleep", "seconds": 10})
+    task_id = here.submit("moods", {"mood": "sleep", "seconds": 60})
     until(kserve.calls)
-    began = time.monotonic()
     assert here.cancel(task_id).status_code == 202
     assert statuses(ingress, 1) == [499]  # nginx' word for a client that left
-    assert time.monotonic() - began < 3
     assert here.ended(task_id)["status"] == "canceled"
 
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 10})
+        answer = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 60})
         until(lambda: len(kserve.calls()) == 2)
         assert here.cancel(Task.objects.get(status="running").pk).status_code == 202
         assert_error(answer.result(20), 409, "canceled")

@@ -95,11 +95,11 @@ def test_a_prediction_lost_with_its_model_server_is_not_run_again(agent: NewAgen
     kserve = own_kserve()
     here = agent(kserve.address, worker=True)
     with ThreadPoolExecutor() as pool:
-        sync = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 20})
-        task_id = here.submit("moods", {"mood": "sleep", "seconds": 20})
+        sync = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 60})
+        task_id = here.submit("moods", {"mood": "sleep", "seconds": 60})
         until(lambda: len(kserve.calls()) == 2)
         kserve.kill()
-        response = sync.result(5)
+        response = sync.result(50)
     assert_error(response, 502, "platform_error")
     assert here.ended(task_id)["status"] == "failed"
     assert here.ended(task_id)["error_info"] == response.json()["error"]
@@ -114,12 +114,12 @@ def test_a_prediction_whose_connection_breaks_is_not_repeated(agent: NewAgent, k
     try:
         here = agent(proxy.address, worker=True)
         with ThreadPoolExecutor() as pool:
-            sync = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 2})
-            task_id = here.submit("moods", {"mood": "sleep", "seconds": 2})
+            sync = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 60})
+            task_id = here.submit("moods", {"mood": "sleep", "seconds": 60})
             until(lambda: len(kserve.calls()) == 2)
             proxy.cut()
             proxy.mend()
-            assert_error(sync.result(20), 502, "platform_error")
+            assert_error(sync.result(50), 502, "platform_error")
         assert here.ended(task_id)["status"] == "failed"
         time.sleep(1)
         assert len(kserve.calls()) == 2
