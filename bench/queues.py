@@ -10,6 +10,8 @@ from bench.figures import Bench
 from bench.processes import PeakMemory, Process, wait_for
 
 DRAIN_SECONDS = 600.0
+WARM_UP_SLEEP = 1.0
+"""Seconds that the first tasks take: longer than it takes to queue one for each slot."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,11 @@ class Drained:
 
 @contextmanager
 def warm_worker(bench: Bench, name: str, slots: int) -> Iterator[Process]:
-    """A worker that has worked before: all its connections are open."""
+    """A worker that has worked before, in all its slots at once: their threads and connections are there."""
     bench.contestants.stores.clear()
     bench.contestants.platform.forget()
     with bench.contestants.worker(name, slots) as process:
-        bench.contestants.fill(name, max(16, slots // 16 * 16), 0.05)
+        bench.contestants.fill(name, max(16, slots // 16 * 16), WARM_UP_SLEEP)
         _wait_until_all_ended(bench, name, process)
         bench.contestants.database(name).clear()
         bench.contestants.platform.forget()
@@ -56,4 +58,4 @@ def drain(bench: Bench, name: str, process: Process, count: int, sleep: float = 
 
 def _wait_until_all_ended(bench: Bench, name: str, process: Process) -> None:
     database = bench.contestants.database(name)
-    wait_for(lambda: database.unfinished() == 0, DRAIN_SECONDS, f"the end of all tasks of {name}", process)
+    wait_for(lambda: not database.has_unfinished(), DRAIN_SECONDS, f"the end of all tasks of {name}", process)

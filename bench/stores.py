@@ -33,6 +33,13 @@ class Database:
             env={**os.environ, **SETTINGS, "DATABASE_URL": url},
             check=True,
         )
+        self._connection: Any = self._connect()
+        """Stays open: a new one for each look would take more of the cores than what is looked at."""
+
+    def _connect(self) -> Any:
+        if self.is_sqlite:
+            return sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
+        return psycopg.connect(self.url, autocommit=True)
 
     @property
     def is_sqlite(self) -> bool:
@@ -40,22 +47,14 @@ class Database:
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
         """Runs a statement and commits; the rows, if it gives any."""
-        if self.is_sqlite:
-            connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=30)
-            try:
-                with connection:
-                    return connection.execute(statement).fetchall()
-            finally:
-                connection.close()
-        with psycopg.connect(self.url, autocommit=True) as pg:
-            cursor = pg.execute(statement)
-            return list(cursor.fetchall()) if cursor.description else []
+        cursor = self._connection.execute(statement)
+        return list(cursor.fetchall()) if cursor.description else []
 
     def clear(self) -> None:
         self.execute("DELETE FROM predictions_task" if self.is_sqlite else "TRUNCATE predictions_task CASCADE")
 
-    def unfinished(self) -> int:
-        return int(self.execute("SELECT count(*) FROM predictions_task WHERE status IN ('pending', 'running')")[0][0])
+    def has_unfinished(self) -> bool:
+        return bool(self.execute("SELECT 1 FROM predictions_task WHERE status IN ('pending', 'running') LIMIT 1"))
 
     def statuses(self) -> dict[str, int]:
         return dict(self.execute("SELECT status, count(*) FROM predictions_task GROUP BY status"))

@@ -58,7 +58,7 @@ def _timestamp(moment: Any) -> float:
 
 
 def _wait_until_all_ended(bench: Bench, process: Process) -> None:
-    wait_for(lambda: bench.contestants.stores.agent.unfinished() == 0, 120, "the end of all tasks", process)
+    wait_for(lambda: not bench.contestants.stores.agent.has_unfinished(), 120, "the end of all tasks", process)
 
 
 MEASURE = Measure(
