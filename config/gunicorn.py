@@ -14,7 +14,6 @@ A prediction is mostly waiting. Threads wait as well as greenlets do, but only a
 probe among them, waits for one. More processes than cores only cost memory.
 """
 
-import gc
 import os
 import resource
 from typing import Any
@@ -55,6 +54,7 @@ def post_worker_init(worker: Any) -> None:
     """Lets the application know when SIGTERM has come, and wait for its database no longer than a caller would."""
     from predictions.api import draining
     from predictions.database import bound_answers
+    from predictions.process import leave_what_is_loaded
 
     bound_answers(cooperative=True)
     if settings.USE_LOCAL_REDIS and settings.ROOT_URLCONF == "config.urls":
@@ -63,8 +63,5 @@ def post_worker_init(worker: Any) -> None:
         worker.delay_seconds = settings.SHUTDOWN_DELAY
         worker.before_ending = closing.close_for_good
 
-    # What is loaded stays: the collector need not look at it again and again, nor at each request's few objects.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    leave_what_is_loaded()
     draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

@@ -30,7 +30,7 @@ LAYERS = [
     {"outcomes"},
     {"lifecycle", "queue", "uploads"},
     {"statements"},
-    {"recorder", "models", "context", "database", "counters", "tracing"},
+    {"recorder", "models", "context", "database", "counters", "tracing", "process"},
     {"ids"},
 ]
 """Inside predictions, from the top down."""

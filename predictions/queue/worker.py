@@ -229,7 +229,7 @@ class ThreadWorker(BaseWorker):
         if not self._silent_since:
             self._silent_since = time.monotonic()
             logger.error("worker %s: Redis does not answer (%s), waiting for it", self.name, error)
-        self._over.wait(min(2.0, 0.2 + time.monotonic() - self._silent_since))
+        self._over.wait(min(2.0, 0.02 + time.monotonic() - self._silent_since))
 
     # --- running
 

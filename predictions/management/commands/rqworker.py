@@ -10,6 +10,7 @@ from django_rq.management.commands.rqworker import Command as RQWorker
 from predictions import closing
 from predictions.api import worker_port
 from predictions.database import bound_answers
+from predictions.process import keep_to_one_core, leave_what_is_loaded
 from predictions.queue import queue
 from predictions.queue.queue import QueueUnavailable
 from predictions.queue.worker import ThreadWorker
@@ -36,6 +37,9 @@ class Command(RQWorker):
         if settings.USE_LOCAL_REDIS:
             ThreadWorker.linger_seconds = settings.SHUTDOWN_DELAY
             ThreadWorker.before_finishing = staticmethod(closing.close_for_good)
+        leave_what_is_loaded()
+        if settings.WORKER_CPU_AFFINITY and settings.ML_PLATFORM != "local":  # whose models may use many cores
+            keep_to_one_core()
         super().handle(*(args or settings.RQ_QUEUES), **options)
 
     def _wait_for_redis(self) -> None:
