@@ -63,5 +63,5 @@ def post_worker_init(worker: Any) -> None:
         worker.delay_seconds = settings.SHUTDOWN_DELAY
         worker.before_ending = closing.close_for_good
 
-    leave_what_is_loaded()
+    leave_what_is_loaded(collect_after=10_000)
     draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

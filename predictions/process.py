@@ -24,11 +24,14 @@ _IDLE = (3, 4)  # idle, iowait
 _COUNTED = 8  # of /proc/stat's columns; what follows is part of the first two
 
 
-def leave_what_is_loaded() -> None:
-    """What is loaded stays: the collector need not look at it again and again, nor at each task's few objects."""
+def leave_what_is_loaded(*, collect_after: int) -> None:
+    """What is loaded stays: the collector need not look at it again and again, nor at each task's few objects.
+
+    It looks at the others whenever there are `collect_after` more: more often is less memory, and more work.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(collect_after, *gc.get_threshold()[1:])
 
 
 def keep_to_one_core() -> None:

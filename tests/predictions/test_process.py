@@ -111,8 +111,9 @@ def test_where_the_system_does_not_let_it_the_threads_run_anywhere(
 def test_the_collector_leaves_what_is_loaded_alone() -> None:
     thresholds = gc.get_threshold()
     try:
-        process.leave_what_is_loaded()
+        process.leave_what_is_loaded(collect_after=5_000)
         assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] == 5_000
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)

@@ -37,7 +37,7 @@ class Command(RQWorker):
         if settings.USE_LOCAL_REDIS:
             ThreadWorker.linger_seconds = settings.SHUTDOWN_DELAY
             ThreadWorker.before_finishing = staticmethod(closing.close_for_good)
-        leave_what_is_loaded()
+        leave_what_is_loaded(collect_after=2_000)
         if settings.WORKER_CPU_AFFINITY and settings.ML_PLATFORM != "local":  # whose models may use many cores
             keep_to_one_core()
         super().handle(*(args or settings.RQ_QUEUES), **options)
