@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from rest_framework.test import APIClient
 from rq.command import send_stop_job_command
 from rq.defaults import RQ_KEY_PREFIX
@@ -211,3 +213,29 @@ def test_a_worker_outlives_a_redis_that_goes_away_while_it_signs_on(
     until(lambda: dict(get_redis().pubsub_numsub(worker.pubsub_channel_name))[worker.pubsub_channel_name.encode()] == 1)
     send_stop_job_command(get_redis(), task_id, serializer="json")
     until(lambda: status_of(task_id) == "canceled")
+
+
+def test_a_redis_that_does_not_answer_is_asked_again_soon_and_then_less_often(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start_worker()
+    running.stop()
+    now, waits = 100.0, []
+
+    def wait(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        waits.append(seconds)
+        return False
+
+    monkeypatch.setattr(running.worker._over, "wait", wait)
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: now))
+    caplog.clear()
+    for _ in range(12):
+        running.worker._note_silence(redis.ConnectionError("gone"))
+    assert waits[0] < 0.1
+    assert waits == sorted(waits)
+    assert waits[-1] == 2
+    assert [record.message for record in caplog.records if "Redis does not answer" in record.message] == [
+        f"worker {running.worker.name}: Redis does not answer (gone), waiting for it"
+    ]
