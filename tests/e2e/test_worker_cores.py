@@ -17,7 +17,8 @@ from tests.servers import Server
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="there is one core to run on"
+        not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+        reason="a worker chooses between cores, of Linux, and here is one",
     ),
 ]
 

@@ -12,8 +12,6 @@ import pytest
 from predictions import process
 from predictions.process import Look, busy_seconds, choose
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system knows no affinity")
-
 STAT = """\
 cpu  300 0 100 900 50 0 10 5 7 0
 cpu0 100 10 50 400 25 5 5 5 7 0
@@ -26,6 +24,8 @@ ctxt 99
 @pytest.fixture
 def cores() -> Iterator[list[int]]:
     """Those of this process, whose threads may run on all of them again afterwards."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("threads are bound to cores on Linux alone: elsewhere a worker does without")
     cores = sorted(os.sched_getaffinity(0))
     yield cores
     process.move_to(cores)
@@ -65,6 +65,7 @@ def test_how_long_cores_were_busy_is_read_as_the_kernel_writes_it() -> None:
     assert busy_seconds(STAT) == pytest.approx({0: 175 * tick, 1: 255 * tick})
 
 
+@pytest.mark.usefixtures("cores")
 def test_cores_are_busy_here_for_longer_and_longer() -> None:
     first = process.look()
     deadline = time.process_time() + 0.1
@@ -89,6 +90,13 @@ def test_all_threads_move_and_those_that_come_later_follow(cores: list[int]) -> 
 
 def test_where_there_is_one_core_no_other_is_looked_for(cores: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     process.move_to(cores[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", None)
+        process.keep_to_one_core()
+
+
+def test_where_the_system_binds_no_threads_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Thread", None)
         process.keep_to_one_core()
