@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,11 @@ Serve = Callable[..., Server]
 
 def cores(server: Server) -> list[frozenset[int]]:
     """For each thread of the process, those on which it may run."""
-    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
-    return [frozenset(os.sched_getaffinity(int(thread.name))) for thread in threads]
+    found = []
+    for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended
+            found.append(frozenset(os.sched_getaffinity(int(thread.name))))
+    return found
 
 
 def test_all_threads_of_a_worker_run_on_one_core(serve: Serve, slow_platform: SlowPlatform) -> None:
