@@ -161,7 +161,8 @@ def note_upstream_cancel(task: Task, what_came_of_it: str) -> None:
 def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
     """What a client of the record service says of a task; the same said twice changes nothing and is no error.
 
-    Raises InvalidTransition and RecordUnavailable.
+    A `queue_id` alone is noted on an ended task too: the client may learn it last. Raises InvalidTransition and
+    RecordUnavailable.
     """
     moment = now()
     if status == Status.PENDING == task.status:
@@ -171,7 +172,10 @@ def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
         changes |= {"status": status, "started_at": moment, "attempt": F("attempt") + 1}
     elif status:
         changes |= {"status": status, "ended_at": moment}
-    comes_from = COMES_FROM.get(status, UNFINISHED if not status else ())
+    if status:
+        comes_from = COMES_FROM.get(status, ())
+    else:
+        comes_from = tuple(Status.values) if fields.keys() == {"queue_id"} else UNFINISHED
     with database_errors():
         moved = Task.objects.filter(status_is(*comes_from), pk=task.pk).update(updated_at=moment, **changes)
         try:

@@ -3,10 +3,13 @@
 The wire is fixed (README, "Record service"); changes go through predictions.lifecycle like any other.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, transaction
+from django.http import StreamingHttpResponse
 from django.utils.timezone import now
 from rest_framework import serializers
 from rest_framework.exceptions import APIException
@@ -15,14 +18,15 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from platforms.base import parse_running_time
+from platforms.parsing import written
 from predictions import lifecycle, submission
 from predictions.api.predictions import user_id
-from predictions.api.serializers import StrictCharField, running_time_text, task_object, time_text
-from predictions.lifecycle import database_errors
-from predictions.models import ENDED, Task
+from predictions.api.serializers import StrictCharField, task_object, time_text
+from predictions.lifecycle import database_errors, release_connection
+from predictions.models import ENDED, Task, TaskQuerySet
 from webhooks.permissions import IsRecordClient
 
-MODEL_STATUS_LIMIT = 1000
+MODEL_STATUS_PAGE = 1000
 STATUSES = Task.Status.choices
 
 
@@ -110,18 +114,43 @@ class RecordsView(APIView):
 
 
 class ModelStatusView(APIView):
-    """`GET /task/modelstatus`: the newest tasks of a model in a status; asked in a JSON body or in the query."""
+    """`GET /task/modelstatus`: all tasks of a model in a status, newest first; asked in a JSON body or in the query."""
 
     permission_classes = [IsRecordClient]
 
-    def get(self, request: Request) -> Response:
+    def get(self, request: Request) -> StreamingHttpResponse:
         body = request.data if isinstance(request.data, dict) else {}
         asked = {**body, **request.query_params.dict()}
         query = ModelStatusSerializer(data=asked)
         query.is_valid(raise_exception=True)
+        pages = _pages(Task.objects.newest(**query.validated_data).defer("inputs", "outputs"))
+        first = next(pages)  # a database that is away is still a 503
+        return StreamingHttpResponse(_as_json_list(chain([first], pages)), content_type="application/json")
+
+
+def _pages(tasks: TaskQuerySet) -> Iterator[list[Task]]:
+    """The tasks, newest first, MODEL_STATUS_PAGE at a time and at least one page. Raises RecordUnavailable."""
+    tasks = tasks.order_by(*tasks.query.order_by, "-pk")
+    older = tasks
+    while True:
         with database_errors():
-            tasks = list(Task.objects.newest(**query.validated_data).defer("inputs", "outputs")[:MODEL_STATUS_LIMIT])
-        return Response([_model_status(task) for task in tasks])
+            page = list(older[:MODEL_STATUS_PAGE])
+        release_connection()  # the caller may read slowly
+        yield page
+        if len(page) < MODEL_STATUS_PAGE:
+            return
+        last = page[-1]
+        older = tasks.filter(created_at__lte=last.created_at).exclude(created_at=last.created_at, pk__gte=last.pk)
+
+
+def _as_json_list(pages: Iterable[list[Task]]) -> Iterator[bytes]:
+    """One JSON list, a piece for each page."""
+    separator = b"["
+    for page in pages:
+        if page:
+            yield separator + b",".join(written(_model_status(task)) for task in page)
+            separator = b","
+    yield b"]" if separator == b"," else b"[]"
 
 
 def _model_status(task: Task) -> dict[str, Any]:
@@ -132,6 +161,6 @@ def _model_status(task: Task) -> dict[str, Any]:
         "model_name": task.model_name,
         "created_at": time_text(task.created_at),
         "updated_at": time_text(task.updated_at),
-        "running_time": running_time_text(task.running_time),
+        "running_time": task.running_time or 0.0,
         "status": str(task.status),
     }

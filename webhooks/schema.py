@@ -67,7 +67,7 @@ class ModelStatus(serializers.Serializer[Any]):
     model_name = serializers.CharField()
     created_at = serializers.RegexField(RFC3339)
     updated_at = serializers.RegexField(RFC3339)
-    running_time = serializers.CharField()
+    running_time = serializers.FloatField(min_value=0, help_text="Seconds; 0 while that is not known.")
     status = serializers.ChoiceField(Task.Status.choices)
 
 
@@ -132,7 +132,7 @@ describe(
         tag="Records",
         who=RECORD_CLIENTS,
         summary="The tasks of a model in a status",
-        description="The newest first, 1,000 at most. The same may be asked in a JSON body.",
+        description="All of them, the newest first. The same may be asked in a JSON body.",
         parameters=[
             OpenApiParameter(
                 "model_name", openapi.MODEL_NAME, required=True, examples=[OpenApiExample("A model", "iris")]
@@ -154,7 +154,7 @@ describe(
                         "model_name": "iris",
                         "created_at": "2026-11-22T17:26:25.295003Z",
                         "updated_at": "2026-11-22T17:26:25.298118Z",
-                        "running_time": "0.001324s",
+                        "running_time": 0.001324,
                         "status": "succeeded",
                     },
                 ),

@@ -48,7 +48,7 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
         exceptions.UnsupportedMediaType,
         415,
         "unsupported_media_type",
-        "send JSON, or files as multipart/form-data",
+        "send the body with the header 'Content-Type: application/json', or files as multipart/form-data",
     ),
     (exceptions.NotAuthenticated, 401, "unauthorized", None),
     (exceptions.AuthenticationFailed, 401, "unauthorized", None),
@@ -67,6 +67,8 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
     """DRF's exception handler: the answer an exception becomes. What no row names is 500, logged with its traceback."""
     set_rollback()
     status, body = describe(error)
+    if task_id := getattr(context["view"], "task_id", ""):
+        body["task_id"] = task_id
     response = Response(body, status=status)
     if status == 401:
         response["WWW-Authenticate"] = CHALLENGE

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from django.conf import settings
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.encoding import escape_uri_path
@@ -34,6 +35,20 @@ logger = logging.getLogger("requests")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}")
 _QUIET = ("/live", "/ready", "/metrics", "/static/")
+
+
+class TrailingSlashMiddleware:
+    """Takes one slash from the end of a path; the admin's pages and static files keep theirs."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        path = request.path_info
+        if path.endswith("/") and path != "/" and not path.startswith(("/admin/", settings.STATIC_URL)):
+            request.path_info = path[:-1]
+            request.path = request.path[:-1]
+        return self.get_response(request)
 
 
 class RequestMiddleware:
@@ -145,10 +160,13 @@ class AllowAlone(BaseMetadata):
 
 
 class AlwaysJSON(BaseContentNegotiation):
-    """Answers are JSON whatever `Accept` says; bodies are what `Content-Type` says."""
+    """Answers are JSON whatever `Accept` says; bodies are what `Content-Type` says, and JSON without it."""
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         given = (request.content_type or "").split(";")[0].strip().lower()
+        # A page of another site can make a browser send a body without a type, but not without an Origin.
+        if not given and "HTTP_ORIGIN" not in request.META:
+            given = "application/json"
         return next((parser for parser in parsers if parser.media_type == given), None)
 
     def select_renderer(

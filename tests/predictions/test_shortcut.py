@@ -56,7 +56,7 @@ def test_a_task_is_asked_after_without_a_look_at_the_callers_session(path: str) 
         "/task/of-another-agent",
         "/task/",
         "/pause",
-        "/v1/predict/",
+        "/pause/",
         "/admin/",
         "/v1/docs",
         "/v1/queue_size",

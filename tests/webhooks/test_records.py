@@ -1,9 +1,13 @@
 """The record service on its wire."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils.timezone import now
 from rest_framework.test import APIClient
 
 from predictions.models import Task
@@ -17,6 +21,12 @@ def create(client: APIClient, **fields: Any) -> Any:
 
 def change(client: APIClient, **fields: Any) -> Any:
     return client.put("/task", {"id": "t-1", **fields}, format="json")
+
+
+def listed(response: Any) -> list[dict[str, Any]]:
+    assert response.status_code == 200
+    found: list[dict[str, Any]] = json.loads(b"".join(response))
+    return found
 
 
 def test_a_record_is_created_pending(record_client: APIClient) -> None:
@@ -128,8 +138,8 @@ def test_model_status_lists_a_models_tasks_asked_in_a_body_or_the_query(record_c
         "GET", "/task/modelstatus", '{"model_name": "iris", "status": "running"}', "application/json"
     )
     in_query = record_client.get("/task/modelstatus", asked)
-    assert in_body.json() == in_query.json()
-    (entry,) = in_query.json()
+    (entry,) = listed(in_query)
+    assert listed(in_body) == [entry]
     assert list(entry) == [
         "id",
         "task_id",
@@ -140,8 +150,49 @@ def test_model_status_lists_a_models_tasks_asked_in_a_body_or_the_query(record_c
         "running_time",
         "status",
     ]
-    assert (entry["task_id"], entry["user_id"], entry["running_time"]) == ("t-1", "ann", "")
-    assert record_client.get("/task/modelstatus", {**asked, "status": "failed"}).json() == []
+    assert (entry["task_id"], entry["user_id"], entry["running_time"]) == ("t-1", "ann", 0)
+    assert listed(record_client.get("/task/modelstatus", {**asked, "status": "failed"})) == []
+
+
+def test_model_status_asked_in_a_body_without_a_content_type(record_client: APIClient) -> None:
+    """As the Go original asks: a GET with a JSON body, and no word of what it is."""
+    create(record_client, status="running")
+    asked = '{"model_name":"iris","status":"running"}'
+    response = record_client.generic("GET", "/task/modelstatus", asked, content_type="")
+    assert [entry["task_id"] for entry in listed(response)] == ["t-1"]
+
+
+def test_model_status_lists_all_tasks_however_many_newest_first(record_client: APIClient) -> None:
+    """Also those of one moment, which pages must neither lose nor repeat."""
+    moment = now()
+    Task.objects.bulk_create(
+        Task(pk=f"t-{number:04}", model_name="iris", status="running", created_at=moment - timedelta(days=number // 900))
+        for number in range(2500)
+    )
+    asked = {"model_name": "iris", "status": "running"}
+    with CaptureQueriesContext(connection) as queries:
+        entries = listed(record_client.get("/task/modelstatus", asked))
+    assert len(queries) == 3
+    assert len({entry["task_id"] for entry in entries}) == len(entries) == 2500
+    times = [entry["created_at"] for entry in entries]
+    assert times == sorted(times, reverse=True)
+
+
+def test_the_running_time_of_an_ended_task_is_a_number_of_seconds(record_client: APIClient) -> None:
+    create(record_client, status="running")
+    change(record_client, status="succeeded", running_time="0.5s")
+    (entry,) = listed(record_client.get("/task/modelstatus", {"model_name": "iris", "status": "succeeded"}))
+    assert entry["running_time"] == 0.5
+
+
+def test_a_queue_id_that_comes_after_the_end_is_kept(record_client: APIClient) -> None:
+    """The Go original notes it after it has queued the task, and a quick task may have ended by then."""
+    create(record_client)
+    change(record_client, status="running")
+    change(record_client, status="succeeded", outputs={"y": 1})
+    response = change(record_client, status="", running_time="", outputs=None, error_info="", queue_id="q-1")
+    assert (response.status_code, response.json()["queue_id"]) == (200, "q-1")
+    assert (Task.objects.get().status, Task.objects.get().outputs) == ("succeeded", {"y": 1})
 
 
 @pytest.mark.parametrize(("method", "route"), [("post", "/task"), ("put", "/task"), ("get", "/task/modelstatus")])
