@@ -2,7 +2,7 @@
 
 PlatformError                  it could not be had: unreachable, 5xx, an answer nobody can read
 ├── InvalidInputs              the platform refused what the caller sent
-├── PlatformUnavailable        nobody answered, or "not now" (429, 502, 503) until patience ran out
+├── PlatformUnavailable        nobody answered, or "not now" (429, 503) until patience ran out
 ├── PlatformTimeout            no answer within the time a prediction may take
 └── Unsupported                this platform has no such thing (streaming, docs)
 CallStopped                    not an error of the platform: somebody here asked the call to end

@@ -1,8 +1,9 @@
 """HttpPlatform: kept connections, one deadline over everything, safe repeats, foreign errors made ours.
 
-What may be repeated is only what has certainly not run a prediction: a connection that was never made or broke while
-the request was still being sent, and the answers a platform names in `repeat_on`. A timeout, a 504 or a connection
-that broke while waiting for the answer is not.
+A request is repeated only if it has certainly not run a prediction: the connection was never made or broke while the
+request was still being sent, or the platform answered 429 or 503. A proxy answers 502 and 504 when the model died or
+was slow in mid-prediction, so these are not repeated, and neither is a timeout or a connection that broke while the
+answer was awaited.
 """
 
 import json
@@ -36,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 5
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
-BUSY = frozenset({429, 502, 503})
+BUSY = frozenset({429, 503})
+"""Statuses that mean: not now, and nothing was run."""
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
