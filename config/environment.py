@@ -48,6 +48,9 @@ class Environment:
 
     def __init__(self, variables: MutableMapping[str, str]) -> None:
         self.problems: list[Problem] = []
+        """What is refused at start."""
+        self.warnings: list[Problem] = []
+        """What a start only tells."""
         self._variables = variables
 
     def read_file(self, path: Path, *, must_exist: bool) -> None:
@@ -70,6 +73,16 @@ class Environment:
             ENVIRON = self._variables
 
         Reader.read_env(io.StringIO("\n".join(filter(_LINE.fullmatch, lines))))
+
+    def rename(self, old: str, new: str) -> None:
+        """Reads `old` as `new`, unless `new` is set. The Go webhook service wrote `empty` for "not set"."""
+        if self.has(old) and not self.has(new) and self._variables[old].strip() != "empty":
+            self._variables[new] = self._variables[old]
+
+    def warn_if_set(self, name: str, hint: str) -> None:
+        """Warns of a variable of the Go original that has no effect here."""
+        if self.has(name):
+            self.warnings.append(Problem("W004", f"{name} has no effect", hint))
 
     def note(self, number: str, message: str, hint: str) -> None:
         self.problems.append(Problem(number, message, hint))

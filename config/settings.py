@@ -15,6 +15,13 @@ VAR_DIR = BASE_DIR / "var"
 env = Environment(os.environ)
 env.read_file(Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env"), must_exist=bool(os.environ.get("ENV_FILE")))
 
+# --- Variables of the Go original's webhook service (docs/from-the-original.md)
+env.rename("DB_SOURCE", "DATABASE_URL")
+env.rename("SECRET_APIKEY", "WEBHOOK_APIKEY")
+env.warn_if_set("REDIS_KEY_DURATION", "Set TASK_RETENTION: how long ended tasks are kept, in the database.")
+env.warn_if_set("MIGRATION_URL", "Leave it out: `manage.py migrate` brings the migrations along.")
+env.warn_if_set("AWS_S3_USE_ACCELERATE", "Leave it out: uploads go to the bucket's regional address.")
+
 # --- What kind of deployment this is
 ENVIRONMENT = env.choice("ENVIRONMENT", default="development", among=("development", "production"))
 PRODUCTION = ENVIRONMENT == "production"
@@ -57,6 +64,7 @@ TASK_TYPE_NAME = env.text("TASK_TYPE_NAME", default="default")
 TASK_RETENTION = timedelta(seconds=env.seconds("TASK_RETENTION", default="48h", above=0))
 MODEL_NAME = env.text("MODEL_NAME")
 WORKER_SHUTDOWN_TIMEOUT = env.seconds("WORKER_SHUTDOWN_TIMEOUT", default=str(TASK_TIMEOUT))
+ON_DISCONNECT = env.choice("ON_DISCONNECT", default="cancel", among=("cancel", "finish"))
 SHUTDOWN_DELAY = env.seconds("SHUTDOWN_DELAY", default="2")
 SHUTDOWN_DELAY_CHOSEN = env.has("SHUTDOWN_DELAY")
 ENABLE_PERIODIC_CHECK = env.flag("ENABLE_PERIODIC_CHECK", default=True)
@@ -108,6 +116,7 @@ RUNPOD_APIKEY = env.text("RUNPOD_APIKEY")
 RUNPOD_MODEL_ID = env.text("RUNPOD_MODEL_ID")
 RUNPOD_REQUEST_TIMEOUT = env.seconds("RUNPOD_REQUEST_TIMEOUT", default="180", above=0)
 MAX_RESPONSE_BODY = env.whole("MAX_RESPONSE_BODY", default=50 * 1024 * 1024)
+PLATFORM_OUTPUTS = env.choice("PLATFORM_OUTPUTS", default="plain", among=("plain", "wrapped"))
 
 PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "local": ("platforms.local.Local", {"predictor": LOCAL_PREDICTOR, "timeout_seconds": float(TASK_TIMEOUT)}),
@@ -141,6 +150,7 @@ PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
             "stream_domains": ("replicate.com", "replicate.net"),
             "timeout_seconds": REPLICATE_REQUEST_TIMEOUT,
             "max_response_bytes": MAX_RESPONSE_BODY,
+            "wrap_outputs": PLATFORM_OUTPUTS == "wrapped",
         },
     ),
     "runpod": (
@@ -151,6 +161,7 @@ PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
             "endpoint": RUNPOD_MODEL_ID,
             "timeout_seconds": RUNPOD_REQUEST_TIMEOUT,
             "max_response_bytes": MAX_RESPONSE_BODY,
+            "wrap_outputs": PLATFORM_OUTPUTS == "wrapped",
         },
     ),
 }
@@ -174,6 +185,7 @@ INSTALLED_APPS = [
     "axes",
 ]
 MIDDLEWARE = [
+    "predictions.api.requests.TrailingSlashMiddleware",
     "predictions.api.shortcut.ShortcutMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -207,7 +219,8 @@ TEMPLATES = [
     }
 ]
 
-if not env.has("DATABASE_URL"):
+DATABASE_CHOSEN = env.has("DATABASE_URL")
+if not DATABASE_CHOSEN:
     env.make_directory(VAR_DIR, "Set DATABASE_URL, or let this user write there.")
 DATABASE_POOL_SIZE = env.whole("DATABASE_POOL_SIZE", default=20)
 DATABASE_PREPARED_STATEMENTS = env.flag("DATABASE_PREPARED_STATEMENTS", default=True)
@@ -271,6 +284,8 @@ WHITENOISE_USE_FINDERS = not PRODUCTION
 MEDIA_ROOT = env.text("MEDIA_ROOT") or str(VAR_DIR / "media")
 MEDIA_URL = "/media/"
 AWS_BUCKET = env.text("AWS_BUCKET")
+if AWS_BUCKET == "empty":  # what the Go original's webhook service takes for "not set"
+    AWS_BUCKET = ""
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "webhooks.disk.TidyFileStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -423,5 +438,6 @@ UNFOLD = {
 }
 # Whether all other hosts of the domain speak HTTPS too, for ever, is not for one service to say.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
-# What is wrong in the environment: refused at start by the system checks.
+# What is wrong in the environment: refused at start by the system checks. What they only warn of.
 WRONG_SETTINGS = env.problems
+DOUBTFUL_SETTINGS = env.warnings

@@ -96,8 +96,11 @@ class PollingPlatform(HttpPlatform):
         api_key: str,
         timeout_seconds: float,
         max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES,
+        wrap_outputs: bool = False,
     ) -> None:
+        """`wrap_outputs`: predictions give `{"output": …}` instead of the bare output."""
         super().__init__(timeout_seconds=timeout_seconds, max_response_bytes=max_response_bytes, api_key=api_key)
+        self.wrap_outputs = wrap_outputs
         self.address = address.strip().rstrip("/")
         self.authorization = {"Authorization": f"Bearer {self._api_key}"}
 
@@ -121,7 +124,10 @@ class PollingPlatform(HttpPlatform):
         call.shorten(self.timeout_seconds)
         with self.running(self.submission(prediction), call) as job:
             job = self.wait_for(job, call)
-        return self.result_of(job)
+        result = self.result_of(job)
+        if self.wrap_outputs:
+            return PredictionResult({"output": job.output}, result.running_time)
+        return result
 
     @contextmanager
     def running(self, submission: Request, call: Call, *, resumable: bool = True) -> Iterator[Job]:

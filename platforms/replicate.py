@@ -46,10 +46,15 @@ class Replicate(PollingPlatform):
         model: str,
         timeout_seconds: float,
         max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES,
+        wrap_outputs: bool = False,
         stream_domains: Collection[str] = (),
     ) -> None:
         super().__init__(
-            address=address, api_key=api_key, timeout_seconds=timeout_seconds, max_response_bytes=max_response_bytes
+            address=address,
+            api_key=api_key,
+            timeout_seconds=timeout_seconds,
+            max_response_bytes=max_response_bytes,
+            wrap_outputs=wrap_outputs,
         )
         self.model = model.strip()
         self.stream_domains = stream_domains

@@ -33,9 +33,14 @@ class RunPod(PollingPlatform):
         endpoint: str,
         timeout_seconds: float,
         max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES,
+        wrap_outputs: bool = False,
     ) -> None:
         super().__init__(
-            address=address, api_key=api_key, timeout_seconds=timeout_seconds, max_response_bytes=max_response_bytes
+            address=address,
+            api_key=api_key,
+            timeout_seconds=timeout_seconds,
+            max_response_bytes=max_response_bytes,
+            wrap_outputs=wrap_outputs,
         )
         self.endpoint = f"{self.address}/{quote(endpoint.strip(), safe='')}"
 

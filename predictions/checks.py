@@ -6,8 +6,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core import checks
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 
 from predictions.queue.checks import check_redis
 
@@ -25,8 +24,9 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 
 def _environment_read() -> list[CheckMessage]:
-    """What config/environment.py could not read."""
-    return [_error(*problem) for problem in settings.WRONG_SETTINGS]
+    """What config/environment.py could not read, and what it warns of."""
+    wrong = [_error(*problem) for problem in settings.WRONG_SETTINGS]
+    return [*wrong, *(_warning(*problem) for problem in settings.DOUBTFUL_SETTINGS)]
 
 
 def _queue() -> list[CheckMessage]:
@@ -39,11 +39,11 @@ def _queue() -> list[CheckMessage]:
         found.append(_error("E006", "TASK_TYPE_NAME ends in -maintenance", "Another agent's queue is called so."))
     if settings.SHUTDOWN_DELAY_CHOSEN and not settings.USE_LOCAL_REDIS:
         found.append(
-            _error(
-                "E005",
-                "SHUTDOWN_DELAY is set without a local Redis",
-                "It is the wait before a Redis that dies with the pod is given up: set USE_LOCAL_REDIS=true, "
-                "or leave SHUTDOWN_DELAY out.",
+            _warning(
+                "W003",
+                "SHUTDOWN_DELAY has no effect without USE_LOCAL_REDIS",
+                "It is the wait before the queue of a Redis that ends with the pod is closed. If yours does, set "
+                "USE_LOCAL_REDIS=true.",
             )
         )
     return found
@@ -87,13 +87,10 @@ def _predictor() -> list[CheckMessage]:
 def _access() -> list[CheckMessage]:
     if settings.API_KEYS or settings.DEBUG or settings.ALLOW_ANONYMOUS:
         return []
-    return [
-        _error(
-            "E020",
-            "there are no API_KEYS, so nobody could call the agent",
-            "Set API_KEYS=key1,key2; or ALLOW_ANONYMOUS=true if everyone who reaches the port may call.",
-        )
-    ]
+    hint = "Set API_KEYS=key1,key2; or ALLOW_ANONYMOUS=true if everyone who reaches the port may call."
+    if settings.PRODUCTION:
+        return [_error("E020", "there are no API_KEYS, so nobody could call the agent", hint)]
+    return [_warning("W005", "there are no API_KEYS, so every call is answered 401", hint)]
 
 
 def _production() -> list[CheckMessage]:
@@ -106,23 +103,32 @@ def _production() -> list[CheckMessage]:
         )
     if not settings.ALLOWED_HOSTS:
         found.append(_error("E022", "ALLOWED_HOSTS is empty in production", "Set the host names that callers use."))
+    if not settings.DATABASE_CHOSEN:
+        found.append(
+            _error(
+                "E024",
+                "DATABASE_URL is empty in production",
+                "Set DATABASE_URL=postgres://user:password@host/name; or sqlite:////path/to/file, which is enough for "
+                "a small agent on one machine.",
+            )
+        )
     if settings.DEBUG:
         found.append(_error("E023", "DEBUG is on in production", "Set DEBUG=false: it shows tracebacks."))
     if settings.SECURE_SSL_REDIRECT and not settings.SECURE_PROXY_SSL_HEADER:
         found.append(
-            checks.Warning(
+            _warning(
+                "W002",
                 "SECURE_SSL_REDIRECT is on without SECURE_PROXY_SSL_HEADER",
-                hint="The proxy in front speaks plain HTTP with this process: without the header by which it says that "
-                "its caller spoke HTTPS, such as X-Forwarded-Proto, every request is redirected for ever.",
-                id="agent.W002",
+                "The proxy in front speaks plain HTTP with this process: without the header by which it says that its "
+                "caller spoke HTTPS, such as X-Forwarded-Proto, every request is redirected for ever.",
             )
         )
     if not settings.WEBHOOK_APIKEY and settings.WEBHOOK_SERVER_ADDRESS:
         found.append(
-            checks.Warning(
+            _warning(
+                "W001",
                 "WEBHOOK_SERVER_ADDRESS is set without WEBHOOK_APIKEY",
-                hint="A record service of this kind refuses clients without its key.",
-                id="agent.W001",
+                "A record service of this kind refuses clients without its key.",
             )
         )
     return found
@@ -130,3 +136,7 @@ def _production() -> list[CheckMessage]:
 
 def _error(number: str, message: str, hint: str) -> Error:
     return Error(message, hint=hint, id=f"agent.{number}")
+
+
+def _warning(number: str, message: str, hint: str) -> Warning:
+    return Warning(message, hint=hint, id=f"agent.{number}")

@@ -46,7 +46,8 @@ def settings_read() -> dict[str, str | None]:
     for node in ast.walk(ast.parse((ROOT / "config/settings.py").read_text())):
         if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
             continue
-        if ast.unparse(node.func).startswith("env.") and ast.unparse(node.func) != "env.has":
+        how = ast.unparse(node.func)
+        if how.startswith("env.") and how not in ("env.has", "env.rename", "env.warn_if_set"):
             default = next((keyword.value for keyword in node.keywords if keyword.arg == "default"), ast.Constant(""))
             found[node.args[0].value] = _written(default)
     return found

@@ -89,14 +89,12 @@ def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
     ("setting", "value", "number"),
     [
         ("TASK_TYPE_NAME", "a b", "E004"),
-        ("SHUTDOWN_DELAY_CHOSEN", True, "E005"),
         ("TASK_TYPE_NAME", "default-maintenance", "E006"),
         ("REDIS_ADDRESS", "foo:bar", "E007"),
         ("ML_PLATFORM", "nope", "E010"),
         ("TASK_TIMEOUT", 100, "E011"),
         ("ML_PLATFORM", "kserve", "E012"),
         ("LOCAL_PREDICTOR", "nowhere:predict", "E013"),
-        ("ALLOW_ANONYMOUS", False, "E020"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_a_hint(
@@ -108,9 +106,30 @@ def test_a_wrong_setting_is_refused_with_a_hint(
 
 
 def test_production_refuses_the_defaults(configured: Callable[..., None], settings: Any) -> None:
-    configured(PRODUCTION=True, SECRET_KEY=settings.INSECURE_SECRET_KEY, ALLOWED_HOSTS=[], DEBUG=True)
+    configured(
+        PRODUCTION=True,
+        SECRET_KEY=settings.INSECURE_SECRET_KEY,
+        ALLOWED_HOSTS=[],
+        ALLOW_ANONYMOUS=False,
+        DATABASE_CHOSEN=False,
+    )
     ids = {message.id for message in run_checks()}
-    assert {"agent.E021", "agent.E022", "agent.E023"} <= ids
+    assert {"agent.E020", "agent.E021", "agent.E022", "agent.E024"} <= ids
+    configured(DEBUG=True)
+    assert "agent.E023" in {message.id for message in run_checks()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "number"), [("SHUTDOWN_DELAY_CHOSEN", True, "W003"), ("ALLOW_ANONYMOUS", False, "W005")]
+)
+def test_a_doubtful_setting_is_warned_of_and_does_not_stop_the_start(
+    configured: Callable[..., None], setting: str, value: Any, number: str
+) -> None:
+    configured(**{setting: value})
+    found = [message for message in run_checks() if message.id.startswith("agent.")]
+    assert [(message.id, message.is_serious(), bool(message.hint)) for message in found] == [
+        (f"agent.{number}", False, True)
+    ]
 
 
 @pytest.mark.parametrize("how", ["canceled while it is queued again", "canceled before its job is taken", "given up"])
