@@ -61,13 +61,12 @@ def _note_upstream(task: Task, upstream_id: str, call: Call) -> None:
 
 
 def ask(
-    task: Task, call: Call, caller_is_gone: Callable[[], bool] | None = None
+    task: Task, call: Call, *, is_wanted: Callable[[], bool] | None = None
 ) -> tuple[Outcome, PlatformError | None]:
-    """Calls the platform, without a database connection in hand. Raises CallStopped."""
+    """Calls the platform, without a database connection in hand; `is_wanted` as for in_flight. Raises CallStopped."""
     release_connection()
     started = time.monotonic()
     try:
-        is_wanted = None if caller_is_gone is None else lambda: not caller_is_gone()
         with in_flight(task.pk, call, is_wanted=is_wanted), counted(task, call):
             result = platform_of(task).predict(prediction_of(task), call)
     except PlatformError as error:

@@ -62,15 +62,15 @@ class Turn:
 def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> Task:
     """Creates the task as `running`, runs it while the caller waits, and answers the ended task.
 
-    When the caller is gone, the platform's side is ended and the task `canceled`. Raises PlatformError once the failure
-    is recorded, TaskCanceled, RecordUnavailable and RecordRefused.
+    When the caller is gone, the platform's side is ended and the task `canceled`; without `caller_is_gone` it runs to
+    its end. Raises PlatformError once the failure is recorded, TaskCanceled, RecordUnavailable and RecordRefused.
     """
     lifecycle.create(task)
     call = new_call(task, settings.TASK_TIMEOUT)
     with working_on(task_id=task.pk):
         try:
             with _defects_on_record(task):
-                outcome, error = ask(task, call, caller_is_gone)
+                outcome, error = ask(task, call, is_wanted=_wanted_until(caller_is_gone))
         except CallStopped as stopped:
             with suppress(InvalidTransition):
                 lifecycle.cancel(task)
@@ -84,27 +84,35 @@ def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> 
     return task
 
 
-def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk, None, None]:
+def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generator[Chunk, None, None]:
     """Creates the task as `running` and yields each piece the moment it comes; then the task has ended.
 
     The text of the pieces, up to STREAM_TEXT_LIMIT characters, becomes the task's outputs. When the caller is gone, or
-    the generator is closed, the platform's side is ended and the task `canceled`. Raises as `predict`.
+    the generator is closed, the platform's side is ended and the task `canceled`. Without `caller_is_gone` nobody has
+    to read: closing the generator reads the platform's side to its end instead. Raises as `predict`.
     """
     lifecycle.create(task)
     call = new_call(task, settings.TASK_TIMEOUT)
     ids = {"task_id": task.pk, "request_id": task.request_id}
     text = _Text()
     started = time.monotonic()
+    is_read = True
     try:
         with (
             _defects_on_record(task),
-            in_flight(task.pk, call, is_wanted=lambda: not caller_is_gone()),
+            in_flight(task.pk, call, is_wanted=_wanted_until(caller_is_gone)),
             counted(task, call),
         ):
             release_connection()
             for chunk in platform_of(task).stream(prediction_of(task), call):
                 text.add(chunk.data)
-                yield chunk
+                if is_read:
+                    try:
+                        yield chunk
+                    except GeneratorExit:
+                        if caller_is_gone is not None:
+                            raise
+                        is_read = False
         outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text.value()))
     except (CallStopped, GeneratorExit, InvalidTransition) as stopped:
         logger.info("the stream was ended from here: the task is canceled", extra=ids)
@@ -112,12 +120,18 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool]) -> Generator[Chunk
             lifecycle.cancel(task)
         if isinstance(stopped, GeneratorExit):
             raise
-        raise TaskCanceled(task.pk) from stopped
+        if is_read:
+            raise TaskCanceled(task.pk) from stopped
     except PlatformError as error:
         logger.info("the stream failed: %s", error, extra=ids)
         with suppress(InvalidTransition):
             outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, error_info=str(error)))
-        raise
+        if is_read:
+            raise
+
+
+def _wanted_until(caller_is_gone: Callable[[], bool] | None) -> Callable[[], bool] | None:
+    return None if caller_is_gone is None else lambda: not caller_is_gone()
 
 
 @contextmanager

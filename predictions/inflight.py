@@ -1,8 +1,9 @@
-"""Which predictions run in this process, and the watch that ends those whose time is up or that were canceled.
+"""The predictions that run in this process, and the two watches that end them.
 
-A cancellation is written to Redis, where every process with predictions in flight looks twice a second: it reaches
-web and worker processes on any host, and a failover loses none. With each look the process says which tasks it holds,
-so that a cancel that came before its call is found as well, and the init check leaves them alone whatever clocks say.
+One watch looks at this process alone: it ends calls whose time is over and calls whose caller has hung up. The other
+asks Redis twice a second which tasks were canceled, and says which tasks this process holds. A cancellation stands in
+Redis, so it reaches web and worker processes on any host and survives a failover. The init check leaves held tasks
+alone, whatever the clocks say. The two are apart because a Redis that hangs must not delay the first.
 """
 
 import logging
@@ -23,7 +24,6 @@ SAY_EVERY_SECONDS = 5.0
 _lock = threading.Lock()
 _calls: dict[str, Call] = {}
 _wanted: dict[str, Callable[[], bool]] = {}
-_watch: threading.Thread | None = None
 
 
 @contextmanager
@@ -32,14 +32,12 @@ def in_flight(task_id: str, call: Call, *, is_wanted: Callable[[], bool] | None 
 
     `is_wanted` is asked at every look; a call that nobody wants any more is stopped as canceled.
     """
-    global _watch
     with _lock:
         _calls[task_id] = call
         if is_wanted is not None:
             _wanted[task_id] = is_wanted
-        if _watch is None:
-            _watch = threading.Thread(target=_keep_watch, name="inflight-watch", daemon=True)
-            _watch.start()
+        for watch in watches:
+            watch.ensure_it_runs()
     try:
         yield
     finally:
@@ -59,29 +57,50 @@ def stop(task_id: str, reason: StopReason) -> bool:
     return True
 
 
-def _keep_watch() -> None:
-    """Runs while anything is in flight, and a moment longer, so that a busy process keeps one watch."""
-    global _watch
-    looks = _Looks()
-    idle_looks = 0
-    while True:
+class Watch:
+    """A thread that looks twice a second while anything is in flight, and for five seconds more."""
+
+    def __init__(self, name: str, new_look: Callable[[], Callable[[], None]]) -> None:
+        """`new_look` makes what the thread calls at each look; each thread has one of its own."""
+        self._name = name
+        self._new_look = new_look
+        self._thread: threading.Thread | None = None
+
+    def ensure_it_runs(self) -> None:
+        """To be called with the lock."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        """Ends the thread; the next call in flight starts another."""
         with _lock:
-            if _watch is not threading.current_thread():
-                return
-            idle_looks = 0 if _calls else idle_looks + 1
-            if idle_looks > 10:
-                _watch = None
-                return
-            calls, wanted = dict(_calls), dict(_wanted)
-        try:
-            _end_what_is_over(calls, wanted)
-            _stop_canceled(looks, calls)
-        except Exception:  # whatever one call's closing raised: the others must still end in time
-            logger.exception("the watch over predictions in flight failed, and goes on")
-        time.sleep(LOOK_EVERY_SECONDS)
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        look = self._new_look()
+        idle_looks = 0
+        while True:
+            with _lock:
+                if self._thread is not threading.current_thread():
+                    return
+                idle_looks = 0 if _calls else idle_looks + 1
+                if idle_looks > 10:
+                    self._thread = None
+                    return
+            try:
+                look()
+            except Exception:  # whatever one call's closing raised: the others must still end in time
+                logger.exception("the watch over predictions in flight failed, and goes on")
+            time.sleep(LOOK_EVERY_SECONDS)
 
 
-def _end_what_is_over(calls: dict[str, Call], wanted: dict[str, Callable[[], bool]]) -> None:
+def _end_what_is_over() -> None:
+    """Ends the calls whose time is over, and those whose caller has hung up."""
+    with _lock:
+        calls, wanted = dict(_calls), dict(_wanted)
     for call in calls.values():
         if call.reason is None and time.monotonic() >= call.deadline:
             call.stop(StopReason.TIMEOUT)
@@ -90,23 +109,25 @@ def _end_what_is_over(calls: dict[str, Call], wanted: dict[str, Callable[[], boo
             stop(task_id, StopReason.CANCELED)
 
 
-def _stop_canceled(looks: "_Looks", calls: dict[str, Call]) -> None:
-    if not calls:
-        return
-    try:
-        for task_id in looks.asked_to_end(calls.keys()):
-            stop(task_id, StopReason.CANCELED)
-    except queue.QueueUnavailable:
-        logger.warning("cannot look for cancellations: Redis does not answer")
-
-
-class _Looks:
-    """What this process has said to Redis, and when it last asked."""
+class _Cancellations:
+    """What this process has told Redis, and when it last asked."""
 
     def __init__(self) -> None:
         self.said: set[str] = set()
         self._seen = 0.0
         self._said_all_at = float("-inf")
+
+    def stop_canceled(self) -> None:
+        """Ends the calls whose tasks were canceled, by any process."""
+        with _lock:
+            held = set(_calls)
+        if not held:
+            return
+        try:
+            for task_id in self.asked_to_end(held):
+                stop(task_id, StopReason.CANCELED)
+        except queue.QueueUnavailable:
+            logger.warning("cannot look for cancellations: Redis does not answer")
 
     def asked_to_end(self, held: Iterable[str]) -> list[str]:
         """The tasks to end, of any process. Raises QueueUnavailable."""
@@ -119,3 +140,9 @@ class _Looks:
         if again:
             self._said_all_at = moment
         return asked
+
+
+watches = [
+    Watch("inflight-watch", lambda: _end_what_is_over),
+    Watch("cancellation-watch", lambda: _Cancellations().stop_canceled),
+]

@@ -182,6 +182,11 @@ class Task(models.Model):
     def is_ended(self) -> bool:
         return self.status in ENDED
 
+    @property
+    def is_on_record(self) -> bool:
+        """Whether the database has it, as far as this process was told."""
+        return not self._state.adding
+
 
 @lru_cache(maxsize=1)
 def _blank_task() -> dict[str, Any]:

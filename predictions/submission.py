@@ -22,6 +22,12 @@ from predictions.recorder import RecordError, RecordUnavailable
 logger = logging.getLogger(__name__)
 
 TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+OnTask = Callable[[Task], None]
+"""Gets the task that a call is about, also where the call then fails."""
+
+
+def _ignore(task: Task) -> None:
+    pass
 
 
 class TaskNotFound(Exception):
@@ -69,9 +75,9 @@ def predict(
     request: PredictionRequest,
     *,
     caller_is_gone: Callable[[], bool] | None = None,
-    on_task: Callable[[Task], None] = lambda task: None,
+    on_task: OnTask = _ignore,
 ) -> Task:
-    """Runs a prediction while the caller waits; `on_task` is told the task before it begins.
+    """Runs a prediction while the caller waits; `on_task` gets the task before it begins.
 
     Raises as execution.predict.
     """
@@ -81,7 +87,7 @@ def predict(
 
 
 def stream(
-    request: PredictionRequest, *, caller_is_gone: Callable[[], bool]
+    request: PredictionRequest, *, caller_is_gone: Callable[[], bool] | None
 ) -> tuple[Task, Generator[Chunk, None, None]]:
     """A task and the pieces of its streamed prediction, which begins with the first one asked for.
 
@@ -96,13 +102,14 @@ def describe(model_name: str) -> Any:
     return execution.describe(settings.ML_PLATFORM, model_name)
 
 
-def submit(request: PredictionRequest) -> Task:
-    """Queues a prediction and answers its task.
+def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
+    """Queues a prediction and answers its task; `on_task` gets the task before it is on record.
 
     The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a
     `failed` one. Raises QueueFull, QueueUnavailable, RecordUnavailable and RecordRefused.
     """
     task = new_task(request, Task.Status.PENDING)
+    on_task(task)
     try:
         task.queue_num = queue.reserve(task.pk)
     except QueueUnavailable:
@@ -149,13 +156,14 @@ def get(task_id: str) -> Task:
     return task
 
 
-def cancel(task_id: str) -> bool:
+def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
     """Cancels the task; whether it was running (its prediction is then being ended, wherever it runs).
 
     The row decides; removing the job only frees its place. Raises TaskNotFound, AlreadyFinished, NotOurs and
     RecordUnavailable.
     """
     task = get(task_id)
+    on_task(task)
     if not task.is_ended and task.agent != settings.TASK_TYPE_NAME:
         raise NotOurs
     was_running = _cancel_row(task)

@@ -168,6 +168,7 @@ COUNT = {"type": "integer", "minimum": 0}
 SECONDS = {"type": "integer", "minimum": 1}
 ANSWER_HEADERS = (
     answer_header("X-Request-ID", "The request's id.", schema={"type": "string", "minLength": 1, "maxLength": 128}),
+    answer_header("X-Task-ID", "The task that the answer is about, where there is one.", required=False),
     answer_header("WWW-Authenticate", "How to say who you are.", 401),
     answer_header("Retry-After", "Seconds after which to try again.", 429, schema=SECONDS),
     answer_header(
@@ -197,12 +198,13 @@ def operation(
     summary: str,
     answers: dict[Any, OpenApiResponse],
     errors: Sequence[Exception] = (),
+    task_errors: Sequence[Exception] = (),
     description: str = "",
     parameters: Sequence[OpenApiParameter] = (),
     request: dict[str, OpenApiRequest] | None = None,
     links: dict[str, dict[str, Any]] | None = None,
 ) -> Description:
-    """One operation. `links` are link objects of OpenAPI, for every answer of success."""
+    """One operation. `task_errors` are those that name a task; `links` link objects for every answer of success."""
     _links[name] = links or {}
     requirements: list[Any] = [{scheme: []} for scheme in who.schemes]
     return extend_schema(
@@ -213,7 +215,7 @@ def operation(
         auth=requirements,
         parameters=[REQUEST_ID, *parameters, *ANSWER_HEADERS],
         request=request,
-        responses={**answers, **_error_answers((MALFORMED, *who.refusals, *errors, DEFECT))},
+        responses={**answers, **_error_answers((MALFORMED, *who.refusals, *errors, DEFECT), task_errors)},
     )
 
 
@@ -230,9 +232,10 @@ def to_task(operation_id: str, description: str, expression: str = "$response.bo
     return {"operationId": operation_id, "description": description, "parameters": {"task_id": expression}}
 
 
-def _error_answers(errors: Sequence[Exception]) -> dict[int, OpenApiResponse]:
+def _error_answers(errors: Sequence[Exception], task_errors: Sequence[Exception]) -> dict[int, OpenApiResponse]:
     """An answer for each status: its codes, and an example of each."""
-    looked_up = sorted((look_up(error) for error in errors), key=lambda found: found[0])
+    of_tasks = [(status, {**body, "task_id": TASK_ID}) for status, body in map(look_up, task_errors)]
+    looked_up = sorted([*map(look_up, errors), *of_tasks], key=lambda found: found[0])
     return {
         status: _error_answer({body["code"]: body for _, body in found})
         for status, found in groupby(looked_up, key=lambda found: found[0])

@@ -4,11 +4,12 @@ from contextlib import suppress
 
 from django.http import HttpResponse
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from predictions import submission
+from predictions.api.disconnect import caller_is_gone
 from predictions.api.requests import answered
 from predictions.api.serializers import PredictionSerializer, is_plain, task_object
+from predictions.api.views import TaskAPIView
 from predictions.submission import PredictionRequest
 
 UID_LENGTH = 200
@@ -30,17 +31,18 @@ def prediction_request(request: Request) -> PredictionRequest:
     return PredictionRequest(**(body if is_plain(body) else BODY.run_validation(body)), user_id=user_id(request))
 
 
-class PredictView(APIView):
+class PredictView(TaskAPIView):
     """`POST /v1/predict`: run it now and answer the ended task."""
 
     def post(self, request: Request) -> HttpResponse:
-        task = submission.predict(prediction_request(request))
+        prediction = prediction_request(request)
+        task = submission.predict(prediction, caller_is_gone=caller_is_gone(request), on_task=self.note_task)
         return answered(task_object(task))
 
 
-class AsyncPredictView(APIView):
+class AsyncPredictView(TaskAPIView):
     """`POST /async/v1/predict`: queue it and answer its id."""
 
     def post(self, request: Request) -> HttpResponse:
-        task = submission.submit(prediction_request(request))
+        task = submission.submit(prediction_request(request), on_task=self.note_task)
         return answered({"id": task.pk})

@@ -1,37 +1,35 @@
 """`POST /v1/generate`: a streamed prediction, as newline-delimited JSON or as server-sent events."""
 
 import json
-import select
-import socket
 from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Any
 
 from django.http import StreamingHttpResponse
-from gevent.monkey import get_original
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from platforms import Chunk, PlatformError
 from predictions import submission
+from predictions.api.disconnect import caller_is_gone
 from predictions.api.errors import describe
 from predictions.api.predictions import prediction_request
+from predictions.api.views import TaskAPIView
 from predictions.execution import TaskCanceled
 from predictions.recorder import RecordError
 
 
-class GenerateView(APIView):
+class GenerateView(TaskAPIView):
     """Relays each piece the moment it comes. What fails before the first one is answered as an error."""
 
     def post(self, request: Request) -> StreamingHttpResponse:
-        task, chunks = submission.stream(prediction_request(request), caller_is_gone=_Caller(request).is_gone)
+        task, chunks = submission.stream(prediction_request(request), caller_is_gone=caller_is_gone(request))
+        self.note_task(task)
         first = next(chunks, None)
         as_events = "text/event-stream" in request.headers.get("Accept", "")
         response = StreamingHttpResponse(
             _Messages(chain([first] if first else [], chunks), chunks, as_events=as_events),
             content_type="text/event-stream" if as_events else "application/x-ndjson",
         )
-        response["X-Task-ID"] = task.pk
         response["Cache-Control"] = "no-store"
         response["X-Accel-Buffering"] = "no"  # nginx would otherwise hold pieces back
         return response
@@ -58,7 +56,7 @@ class _Messages:
             yield self._message({"id": last + 1, "data": ""}, event="done")
 
     def close(self) -> None:
-        """Called when the caller left, or all is sent: ends the platform's side."""
+        """Called when the caller left, or all is sent: ends the platform's side, or reads it to its end."""
         self._source.close()
 
     def _message(self, message: dict[str, Any], *, event: str = "") -> bytes:
@@ -68,22 +66,3 @@ class _Messages:
         text = text.encode("utf-8", "backslashreplace").decode().replace("\r\n", "\n").replace("\r", "\n")
         lines = [f"id: {message['id']}", *([f"event: {event}"] if event else [])]
         return "\n".join([*lines, *(f"data: {line}" for line in text.split("\n"))]).encode() + b"\n\n"
-
-
-class _Caller:
-    """Whether the other end of the request's connection has closed it."""
-
-    def __init__(self, request: Request) -> None:
-        self._socket = request.META.get("gunicorn.socket")
-
-    def is_gone(self) -> bool:
-        if not isinstance(self._socket, socket.socket):
-            return False
-        try:
-            # Only asked, never read: under gevent a read may wait, and the server's own read would then fail. And the
-            # system's poll, because gevent's lets others run, and knows nothing of POLLRDHUP.
-            poll = get_original("select", "poll")()
-            poll.register(self._socket, select.POLLRDHUP)
-            return bool(poll.poll(0))
-        except (OSError, ValueError):  # it is closed
-            return True

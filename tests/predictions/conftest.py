@@ -42,19 +42,18 @@ def _forget_database() -> None:
         connection.close_pool()  # type: ignore[attr-defined]
 
 
-def _no_watch() -> None:
-    """Ends the watch that an earlier test's predictions left: it would say in its own time what actors hold."""
-    watch, inflight._watch = inflight._watch, None
-    if watch is not None:
-        watch.join()
+@pytest.fixture
+def no_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at predictions in flight; what an earlier test's predictions left has ended."""
+    for watch in inflight.watches:
+        watch.end()
+    monkeypatch.setattr(inflight, "watches", [])
 
 
 @pytest.fixture
-def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, no_watches: None) -> None:
     """Actors halt at every step, their platform answers as it is told to, and nothing happens by itself."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # thousands of faults, each with a traceback
-    _no_watch()
-    monkeypatch.setattr(inflight, "_watch", threading.current_thread())
     monkeypatch.setattr(inflight, "SAY_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(calls, "NOTE_PAUSES_SECONDS", (0.0,) * len(calls.NOTE_PAUSES_SECONDS))
     for source in (*vars(scripts).values(), *vars(worker_scripts).values()):

@@ -57,7 +57,7 @@ class Tasks(RuleBasedStateMachine):
         self.actors: list[Actor] = []
         self.claims: list[str] = []
         self.runs: dict[Actor, Run] = {}
-        self.looks = inflight._Looks()
+        self.looks = inflight._Cancellations()
         self.referee = Referee()
         self.is_sound = True
         self.ending = "killed"
@@ -271,7 +271,7 @@ class Tasks(RuleBasedStateMachine):
         """Workers say what they run, and all processes which predictions they wait for, and hear of cancels."""
         runs = [self.runs[actor] for actor in self.actors if actor.kind == "run"]
         self.worker._books.beat("default", runs, state="busy", ttl=600)
-        inflight._stop_canceled(self.looks, dict(inflight._calls))
+        self.looks.stop_canceled()
         self.referee.glance()
 
     @rule(

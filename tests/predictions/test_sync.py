@@ -1,7 +1,6 @@
 """Sync predictions, through the API on the local platform."""
 
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
-from predictions import inflight
 from predictions.models import Task
 from tests import predictors
 from tests.proxy import Proxy
@@ -79,7 +77,10 @@ def test_whatever_json_a_model_answers_is_kept(client: APIClient, answer: Any) -
 
 def test_inputs_a_model_refuses_are_the_callers_error(client: APIClient) -> None:
     response = predict(client, {"raise": "ValueError", "message": "send four numbers"})
-    assert (response.status_code, response.json()) == (400, {"error": "send four numbers", "code": "invalid_inputs"})
+    assert (response.status_code, response.json()) == (
+        400,
+        {"error": "send four numbers", "code": "invalid_inputs", "task_id": Task.objects.get().pk},
+    )
     assert (Task.objects.get().status, Task.objects.get().error_info) == ("failed", "send four numbers")
 
 
@@ -148,6 +149,30 @@ def test_other_content_types_are_refused(client: APIClient) -> None:
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
+def test_a_body_without_a_content_type_is_json(client: APIClient, route: str) -> None:
+    response = client.generic("POST", route, json.dumps({"model_name": "iris", "inputs": INPUTS}), content_type="")
+    assert response.status_code == 200
+    assert Task.objects.get().inputs == INPUTS
+
+
+@pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict", "/v1/generate"])
+def test_a_browser_must_say_that_its_body_is_json(client: APIClient, route: str) -> None:
+    """A page of another site can have a browser send a body without a type, and an Origin with it."""
+    body = json.dumps({"model_name": "iris", "inputs": INPUTS})
+    response = client.generic("POST", route, body, content_type="", headers={"Origin": "https://elsewhere.example"})
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+    assert not Task.objects.exists()
+
+
+@pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict", "/v1/generate"])
+def test_what_curl_sends_without_a_header_is_refused_with_the_header_to_add(client: APIClient, route: str) -> None:
+    body = json.dumps({"model_name": "iris", "inputs": INPUTS})
+    response = client.generic("POST", route, body, content_type="application/x-www-form-urlencoded")
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+    assert "'Content-Type: application/json'" in response.json()["error"]
+
+
 def test_a_sync_prediction_costs_one_insert_and_one_update(client: APIClient) -> None:
     predict(client)
     with CaptureQueriesContext(connection) as queries:
@@ -175,14 +200,8 @@ def test_the_platform_is_asked_once(client: APIClient) -> None:
     assert len(predictors.calls) == 1
 
 
-def test_redis_is_asked_nothing_for_a_prediction(
-    client: APIClient, redis_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But by the watch over all that run, which looks twice a second: it is not there now."""
-    watch, inflight._watch = inflight._watch, None
-    if watch is not None:
-        watch.join()
-    monkeypatch.setattr(inflight, "_watch", threading.current_thread())
+def test_redis_is_asked_nothing_for_a_prediction(client: APIClient, redis_proxy: Proxy, no_watches: None) -> None:
+    """Only the watch over all that run asks, twice a second for all of them."""
     before = redis_proxy.requests
     assert predict(client).status_code == 200
     assert redis_proxy.requests == before

@@ -83,11 +83,13 @@ describe(
         tag="Predictions",
         who=CALLERS,
         summary="Sync prediction",
-        description="Waits for the prediction, and answers the ended task.",
+        description="Waits for the prediction, and answers the ended task. When the caller hangs up, the prediction is "
+        "ended and the task canceled, unless `ON_DISCONNECT=finish` lets it run to its end.",
         parameters=[openapi.USER_ID],
         request=openapi.json_request(PredictionSerializer, ONE_FLOWER),
         answers={200: answer(TaskObject, "The ended task.", ITS_SPECIES)},
-        errors=[*openapi.BODY_ERRORS, *openapi.PLATFORM_ERRORS, TaskCanceled(""), openapi.NO_DATABASE],
+        errors=[*openapi.BODY_ERRORS, openapi.NO_DATABASE],
+        task_errors=[*openapi.PLATFORM_ERRORS, TaskCanceled("")],
         links={"read": READ_IT["read"]},
     ),
 )
@@ -131,7 +133,7 @@ STREAMS = """\
 Relays each piece the moment it comes: a line of JSON each, `{"id": 0, "data": "…"}`, or server-sent events where
 `Accept` says `text/event-stream` (`id:`, `data:`, at the end `event: done`). What fails before the first piece is an
 ordinary error; a stream that breaks off later ends with a message that has `error` and `code` (`event: error`). When
-the caller leaves, the task is canceled."""
+the caller hangs up, the task is canceled, unless `ON_DISCONNECT=finish` lets it run to its end."""
 
 describe(
     GenerateView,
@@ -141,10 +143,7 @@ describe(
         who=CALLERS,
         summary="Streaming prediction",
         description=STREAMS,
-        parameters=[
-            openapi.USER_ID,
-            openapi.answer_header("X-Task-ID", "The task's id.", 200, schema={"type": "string", "minLength": 1}),
-        ],
+        parameters=[openapi.USER_ID],
         request=openapi.json_request(
             PredictionSerializer, OpenApiExample("A prompt", {"model_name": "writer", "inputs": {"prompt": "Once"}})
         ),
@@ -163,13 +162,8 @@ describe(
                 ),
             ),
         },
-        errors=[
-            *openapi.BODY_ERRORS,
-            *openapi.PLATFORM_ERRORS,
-            openapi.UNSUPPORTED,
-            TaskCanceled(""),
-            openapi.NO_DATABASE,
-        ],
+        errors=[*openapi.BODY_ERRORS, openapi.NO_DATABASE],
+        task_errors=[*openapi.PLATFORM_ERRORS, openapi.UNSUPPORTED, TaskCanceled("")],
         links={
             "read": to_task("getTask", "The task.", "$response.header.X-Task-ID"),
             "cancel": to_task("cancelTask", "Cancels the task.", "$response.header.X-Task-ID"),
@@ -243,10 +237,11 @@ describe(
         description="A canceled task never becomes anything else.",
         parameters=[openapi.TASK_ID_IN_PATH],
         answers={
-            200: answer(TaskId, "It had not begun, and is canceled.", A_TASKS_ID),
+            200: answer(TaskId, "It was waiting, and is canceled.", A_TASKS_ID),
             202: answer(TaskId, "It was running: its prediction is being ended.", A_TASKS_ID),
         },
-        errors=[TaskNotFound(), AlreadyFinished("succeeded"), NotOurs(), openapi.NO_DATABASE],
+        errors=[TaskNotFound(), openapi.NO_DATABASE],
+        task_errors=[AlreadyFinished("succeeded"), NotOurs()],
         links={"read": READ_IT["read"]},
     ),
 )
