@@ -22,6 +22,7 @@ from platforms.parsing import written
 from predictions import lifecycle, submission
 from predictions.api.predictions import user_id
 from predictions.api.serializers import StrictCharField, task_object, time_text
+from predictions.api.views import TaskAPIView
 from predictions.lifecycle import database_errors, release_connection
 from predictions.models import ENDED, Task, TaskQuerySet
 from webhooks.permissions import IsRecordClient
@@ -84,7 +85,7 @@ class ModelStatusSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(STATUSES)
 
 
-class RecordsView(APIView):
+class RecordsView(TaskAPIView):
     """`POST /task` creates a record, `PUT /task` changes it."""
 
     permission_classes = [IsRecordClient]
@@ -101,6 +102,7 @@ class RecordsView(APIView):
                 lifecycle.create(task)
         except IntegrityError as error:
             raise RecordExists from error
+        self.note_task(task)
         return Response({"id": task.pk})
 
     def put(self, request: Request) -> Response:
@@ -108,6 +110,7 @@ class RecordsView(APIView):
         record.is_valid(raise_exception=True)
         change = dict(record.validated_data)
         task = submission.get(change.pop("id"))
+        self.note_task(task)
         if change.get("outputs") in ({}, []) and task.outputs is not None:
             del change["outputs"]
         return Response(task_object(lifecycle.apply(task, **change)))

@@ -121,7 +121,8 @@ describe(
         description="What is missing, null or empty stays as it is.",
         request=openapi.json_request(RecordChangeSerializer, OpenApiExample("It began", CHANGE)),
         answers={200: answer(TaskObject, "The task as it stands now.", OpenApiExample("It runs", CHANGED))},
-        errors=[*openapi.BODY_ERRORS, TaskNotFound(), InvalidTransition("", ""), openapi.NO_DATABASE],
+        errors=[*openapi.BODY_ERRORS, TaskNotFound(), openapi.NO_DATABASE],
+        task_errors=[InvalidTransition("", "")],
         links={"read": to_task("getTask", "The record.")},
     ),
 )

@@ -319,6 +319,19 @@ def test_a_key_that_no_header_can_hold_is_not_shown(cloud: Cloud, stub: Stub, ca
     assert KEY not in f"{refused.value!r} {refused.value.__cause__!r} {caplog.text}"
 
 
+# --- Wrapped outputs
+
+
+@pytest.mark.parametrize("output", [7, "text", ["a"], None, {"running_time": "9s", "x": 1}])
+def test_outputs_come_as_they_are_or_wrapped(cloud: Cloud, stub: Stub, output: object) -> None:
+    """Wrapped, they are what the Go original hands on; what is inside stays as it is."""
+    cloud.script(stub, cloud.job("succeeded", output=output))
+    wrapped = cloud.make(stub.address, wrap_outputs=True).predict(FLOWER, call())
+    assert wrapped.outputs == {"output": output}
+    plain = cloud.make(stub.address).predict(FLOWER, call())
+    assert plain.outputs == ({"x": 1} if isinstance(output, dict) else output)
+
+
 # --- Ends that come from here
 
 

@@ -1,5 +1,6 @@
 """Predictions in flight: cancels that came before the call, and what the init check leaves alone."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -48,6 +49,27 @@ def test_a_call_ends_at_its_deadline_while_redis_is_away(redis_proxy: Proxy) -> 
     call = new_call(0.5)
     with in_flight("task", call):
         assert ends(call) is StopReason.TIMEOUT
+
+
+def test_a_redis_that_hangs_does_not_delay_the_end_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at its deadline nor when its caller hangs up: the look at Redis has not come back when they end."""
+    answered, asked = threading.Event(), threading.Event()
+
+    def hang(*args: object, **kwargs: object) -> tuple[list[str], float]:
+        asked.set()
+        answered.wait(30)
+        return [], 0.0
+
+    monkeypatch.setattr(queue, "look", hang)
+    late, left = new_call(1), new_call()
+    is_here = threading.Event()
+    is_here.set()
+    with in_flight("late", late), in_flight("left", left, is_wanted=is_here.is_set):
+        assert asked.wait(10)
+        is_here.clear()
+        assert (ends(late), ends(left)) == (StopReason.TIMEOUT, StopReason.CANCELED)
+        assert not answered.is_set()
+        answered.set()
 
 
 def test_a_call_whose_closing_fails_does_not_keep_the_others_from_ending() -> None:
