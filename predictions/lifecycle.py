@@ -23,7 +23,7 @@ from django.utils.timezone import now
 from predictions import statements
 from predictions.counters import task_finished
 from predictions.models import ENDED, UNFINISHED, Task, status_is
-from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, get_recorder
+from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, RecordUnknown, get_recorder
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def create(task: Task) -> Task:
         statements.insert(task)
     if _is_ours(task.agent):
         try:
-            _recorder_to_tell().created(task)
+            _recorder_to_tell().created(task, str(task.status))
         except (RecordUnavailable, RecordRefused):
             with suppress(RecordUnavailable):
                 fail(task, "the task could not be recorded")
@@ -222,16 +222,20 @@ def _end(
 def report_ended(task: Task) -> None:
     """Tells the record service how an ended task ended, again if need be. Raises RecordUnavailable."""
     assert task.status in ENDED
+    change = Change(
+        task.pk,
+        task.status,
+        outputs=task.outputs,
+        error_info=task.error_info,
+        running_time=task.running_time,
+    )
+    recorder = _recorder_to_tell()
     try:
-        _recorder_to_tell().changed(
-            Change(
-                task.pk,
-                task.status,
-                outputs=task.outputs,
-                error_info=task.error_info,
-                running_time=task.running_time,
-            )
-        )
+        try:
+            recorder.changed(change)
+        except RecordUnknown:  # it was away when the task was created
+            recorder.created(task, Status.RUNNING if task.status == Status.SUCCEEDED else Status.PENDING)
+            recorder.changed(change)
     except RecordRefused as error:
         logger.error("the record service refused how a task ended: %s", error, extra={"task_id": task.pk})
     with database_errors():

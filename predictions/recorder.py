@@ -24,6 +24,10 @@ class RecordRefused(RecordError):
     """The record service answered that this write is not possible; repeating it is pointless."""
 
 
+class RecordUnknown(RecordRefused):
+    """The record service does not know the task: it was away when the task was created, or has forgotten it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a task becomes. None means unchanged; `running_time` in seconds."""
@@ -37,12 +41,12 @@ class Change:
 
 
 class Recorder(Protocol):
-    """Somebody who keeps a copy of the record. Methods raise RecordUnavailable and RecordRefused."""
+    """Keeps a copy of the record. Methods raise RecordUnavailable and RecordRefused, `changed` RecordUnknown too."""
 
     remote: bool
     """Whether telling can fail while our own database is well."""
 
-    def created(self, task: Task) -> None: ...
+    def created(self, task: Task, status: str) -> None: ...
 
     def changed(self, change: Change) -> None: ...
 
@@ -56,7 +60,7 @@ class Nobody:
 
     remote = False
 
-    def created(self, task: Task) -> None:
+    def created(self, task: Task, status: str) -> None:
         pass
 
     def changed(self, change: Change) -> None:

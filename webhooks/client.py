@@ -15,7 +15,7 @@ from platforms.parsing import Malformed, as_none, parse
 from platforms.wire import INVALID_REQUEST, ask
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
-from predictions.recorder import Change, RecordRefused, RecordUnavailable
+from predictions.recorder import Change, RecordRefused, RecordUnavailable, RecordUnknown
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ LARGEST_ANSWER = 4
 """Times MAX_RESPONSE_BODY: the record holds what a platform answered, written with more escapes."""
 NO_ANSWER = (*INVALID_REQUEST, OSError)
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
+UNKNOWN = (400, 404)
+"""What is answered for a task that is not there: 404, or 400 by the Go original's service."""
 
 
 class HttpRecorder:
@@ -40,17 +42,19 @@ class HttpRecorder:
         self._base = address if "://" in address else f"http://{address}"
         self._connections = Connections()
 
-    def created(self, task: Task) -> None:
+    def created(self, task: Task, status: str) -> None:
         body = {
             "id": task.pk,
             "model_name": task.model_name,
             "model_version": task.model_version,
             "queue_num": task.queue_num,
-            "status": str(task.status),
+            "status": status,
         }
-        status = self._send("POST", {name: value for name, value in body.items() if value != ""}, user_id=task.user_id)
-        if status == 409:
-            self._expect(task.pk, str(task.status))
+        answered = self._send(
+            "POST", {name: value for name, value in body.items() if value != ""}, user_id=task.user_id
+        )
+        if answered == 409:
+            self._expect(task.pk, status)
 
     def changed(self, change: Change) -> None:
         body = {
@@ -87,7 +91,7 @@ class HttpRecorder:
     def _send(self, method: str, body: dict[str, Any], *, user_id: str = "") -> int:
         """Sends until it is taken, three times at most. Answers 200, or 409 for a conflict that a lost reply explains.
 
-        Raises RecordUnavailable and RecordRefused.
+        Raises RecordUnavailable, RecordRefused and RecordUnknown.
         """
         reason = ""
         for tries in range(TRIES):
@@ -101,12 +105,21 @@ class HttpRecorder:
             if status == 409:
                 return 409
             if status in REFUSALS:
+                if method == "PUT" and status in UNKNOWN and self._is_unknown(body["id"]):
+                    raise RecordUnknown("the record service does not know the task")
                 raise RecordRefused(f"{method} /task was answered {status}")
             if status == 200 and isinstance(answer, dict) and answer.get("id"):
                 return 200
             reason = f"it answered {status}"
         logger.warning("the record service did not take %s /task: %s", method, reason, extra={"task_id": body["id"]})
         raise RecordUnavailable(f"the record service did not take it: {reason}")
+
+    def _is_unknown(self, task_id: str) -> bool:
+        """Raises RecordUnavailable."""
+        try:
+            return self._ask("GET", f"/task/{task_id}")[0] in UNKNOWN
+        except NO_ANSWER as error:
+            raise RecordUnavailable("the record service did not answer") from error
 
     def _expect(self, task_id: str, status: str) -> None:
         """After a conflict: fine if the record already says what was to be written."""

@@ -94,6 +94,46 @@ def test_without_the_record_service_nothing_is_accepted(client: APIClient, proxy
     assert client.get("/v1/queue_size").json() == {"queue_size": 0}
 
 
+@pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
+def test_a_submission_refused_while_the_record_service_was_away_is_told_to_it_later(
+    client: APIClient, service: Server, proxy: Proxy, route: str
+) -> None:
+    proxy.cut()
+    body = {"model_name": "iris", "inputs": {}}
+    assert client.post(route, body, format="json", headers={"UID": "ann"}).status_code == 503
+    task = Task.objects.get()
+    proxy.mend()
+    assert maintenance.init_check().reported == 1
+    there = recorded(service, task.pk)
+    assert (there["status"], there["error_info"]) == ("failed", "the task could not be recorded")
+    assert not Task.objects.get().unreported
+
+
+def test_a_submission_refused_while_redis_was_away_is_told_to_the_record_service(
+    client: APIClient, service: Server, proxy: Proxy, redis_proxy: Proxy
+) -> None:
+    redis_proxy.cut()
+    response = client.post("/async/v1/predict", {"model_name": "iris", "inputs": {}}, format="json")
+    assert response.status_code == 503
+    there = recorded(service, Task.objects.get().pk)
+    assert (there["status"], there["error_info"]) == ("failed", "the queue did not answer")
+
+
+def test_a_result_that_the_record_service_has_no_record_of_is_told_whole(
+    client: APIClient, service: Server, proxy: Proxy
+) -> None:
+    body = {"model_name": "iris", "inputs": {"answer": {"y": 1}}}
+    proxy.requests_left = 1
+    assert client.post("/v1/predict", body, format="json").status_code == 503
+    task = Task.objects.get()
+    renamed = f"{task.pk[:-1]}x"
+    Task.objects.filter(pk=task.pk).update(id=renamed)  # the record service has none of this name
+    proxy.mend()
+    assert maintenance.init_check().reported == 1
+    there = recorded(service, renamed)
+    assert (there["status"], there["outputs"]) == ("succeeded", {"y": 1})
+
+
 def test_a_result_that_could_not_be_recorded_is_recorded_later_and_not_run_again(
     client: APIClient, service: Server, proxy: Proxy, work: Callable[..., Any]
 ) -> None:
