@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from platforms.base import (
+    NO_ANSWER,
     Call,
     CallStopped,
     Chunk,
@@ -21,6 +22,7 @@ from platforms.base import (
 from platforms.health import Health, Level
 
 __all__ = [
+    "NO_ANSWER",
     "Call",
     "CallStopped",
     "Chunk",

@@ -161,7 +161,7 @@ class Call:
             self._on_submitted(upstream_id)
 
     def canceled_upstream(self, note: str) -> None:
-        """Told by the platform: `canceled`, `already finished`, `refused (404)` or `no answer`."""
+        """Told by the platform: `canceled`, `already finished`, `refused (404)` or NO_ANSWER."""
         if self._on_upstream_cancel is not None:
             self._on_upstream_cancel(note)
 
@@ -205,6 +205,10 @@ class Call:
         self.check()
 
 
+NO_ANSWER = "no answer"
+"""What `canceled_upstream` hears of a platform that did not answer."""
+
+
 class Platform(ABC):
     """Something that runs models. Constructors take plain values; `timeout_seconds` bounds one prediction."""
 
@@ -227,6 +231,12 @@ class Platform(ABC):
         the generator or stopping the call closes the connection, and cancels the platform's job where it has one.
         """
         raise Unsupported(f"the {self.name} platform cannot stream")
+
+    def cancel(self, upstream_id: str, call: Call) -> None:  # noqa: B027  (most platforms have nothing to cancel)
+        """Cancels a job that nobody waits for any more; `call.canceled_upstream` hears what came of it.
+
+        Does nothing on platforms without jobs. Raises nothing of the platform's.
+        """
 
     def docs(self, model_name: str, call: Call) -> Any:
         """The model's own description of its inputs. Raises as `predict`; Unsupported where there is none."""

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from platforms.base import (
+    NO_ANSWER,
     Call,
     CallStopped,
     PlatformError,
@@ -129,6 +130,9 @@ class PollingPlatform(HttpPlatform):
             return PredictionResult({"output": job.output}, result.running_time)
         return result
 
+    def cancel(self, upstream_id: str, call: Call) -> None:
+        self._cancel(Job(upstream_id), call)
+
     @contextmanager
     def running(self, submission: Request, call: Call, *, resumable: bool = True) -> Iterator[Job]:
         """The call's job, re-attached to or new; canceled upstream if the block is left by any error or a close.
@@ -232,7 +236,7 @@ class PollingPlatform(HttpPlatform):
         call.canceled_upstream(note)
 
     def _cancellation(self, job: Job, call: Call) -> str:
-        note = "no answer"
+        note = NO_ANSWER
         request = Request(
             "POST", self.cancel_url(job), headers=self.authorization, timeout_seconds=self.cancel_try_seconds
         )

@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 from django.conf import settings
 
-from platforms import Call, CallStopped, Platform, PlatformError, Prediction, StopReason, get_platform
+from platforms import NO_ANSWER, Call, CallStopped, Platform, PlatformError, Prediction, StopReason, get_platform
 from predictions import counters, lifecycle, tracing
 from predictions.inflight import in_flight
 from predictions.lifecycle import InvalidTransition, release_connection
@@ -20,6 +20,7 @@ from predictions.uploads import upload_address
 logger = logging.getLogger(__name__)
 
 NOTE_PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0)
+UNANSWERED_CANCELS = 3
 
 
 def platform_of(task: Task) -> Platform:
@@ -60,9 +61,7 @@ def _note_upstream(task: Task, upstream_id: str, call: Call) -> None:
     logger.error("the platform's job %s could not be noted with its task", upstream_id, extra={"task_id": task.pk})
 
 
-def ask(
-    task: Task, call: Call, *, is_wanted: Callable[[], bool] | None = None
-) -> tuple[Outcome, PlatformError | None]:
+def ask(task: Task, call: Call, *, is_wanted: Callable[[], bool] | None = None) -> tuple[Outcome, PlatformError | None]:
     """Calls the platform, without a database connection in hand; `is_wanted` as for in_flight. Raises CallStopped."""
     release_connection()
     started = time.monotonic()
@@ -118,13 +117,19 @@ def prediction_of(task: Task) -> Prediction:
     )
 
 
-def cancel_upstream(task: Task) -> None:
-    """Cancels the platform's job of a task that ended while nobody waited for that job; notes what came of it.
+def cancel_upstream(*tasks: Task) -> None:
+    """Cancels the platform's jobs of tasks that ended while nobody waited for those jobs; notes what came of it.
 
-    A call that is stopped before it begins does just that: it finds the job, and gives it up.
+    After a few in a row that the platform did not answer, it is not asked for the others.
     """
-    if task.upstream_id and not task.upstream_cancel:
-        call = new_call(task, platform_of(task).timeout_seconds)
-        call.stop(StopReason.CANCELED)
-        with suppress(CallStopped, PlatformError):
-            platform_of(task).predict(prediction_of(task), call)
+    unanswered = 0
+    for task in tasks:
+        if not task.upstream_id or task.upstream_cancel:
+            continue
+        if unanswered >= UNANSWERED_CANCELS:
+            lifecycle.note_upstream_cancel(task, "not asked: the platform does not answer")
+            continue
+        release_connection()
+        platform = platform_of(task)
+        platform.cancel(task.upstream_id, new_call(task, platform.timeout_seconds))
+        unanswered = unanswered + 1 if task.upstream_cancel == NO_ANSWER else 0

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
 
 from predictions.queue.checks import check_redis
 
@@ -138,5 +139,5 @@ def _error(number: str, message: str, hint: str) -> Error:
     return Error(message, hint=hint, id=f"agent.{number}")
 
 
-def _warning(number: str, message: str, hint: str) -> Warning:
-    return Warning(message, hint=hint, id=f"agent.{number}")
+def _warning(number: str, message: str, hint: str) -> checks.Warning:
+    return checks.Warning(message, hint=hint, id=f"agent.{number}")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -208,6 +208,7 @@ def _run_started(task: Task, turn: Turn) -> None:
             outcome, _ = ask(task, call)
     except CallStopped as stopped:
         if stopped.reason is StopReason.SHUTDOWN:
+            put_back([(task.pk, task.run_id)], lost=False)
             raise
         logger.info("the prediction was stopped: the task was canceled")
         with suppress(InvalidTransition):
@@ -216,6 +217,18 @@ def _run_started(task: Task, turn: Turn) -> None:
     turn.on_outcome()
     counters.async_prediction(outcome.running_time, failed=outcome.error_info is not None)
     outcomes.write_or_keep(task, outcome)
+
+
+def put_back(runs: Iterable[tuple[str, str]], *, lost: bool) -> None:
+    """Says on the tasks of these runs (task id, run id) that they wait again; see lifecycle.put_back.
+
+    Where the database does not answer, the rows say `running` until the next run begins.
+    """
+    try:
+        for task_id, run_id in runs:
+            lifecycle.put_back(task_id, run_id, lost=lost)
+    except RecordUnavailable:
+        logger.warning("tasks wait in the queue again, but the database does not answer: their rows say `running`")
 
 
 def give_up(task_id: str, why: str) -> None:

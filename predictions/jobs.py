@@ -41,3 +41,8 @@ def give_up(task_id: str, why: str) -> None:
         execution.give_up(task_id, why)
     except RecordUnavailable as error:
         raise RetryLater from error
+
+
+def put_back(runs: list[tuple[str, str]], lost: bool) -> None:
+    """For runs (task id, run id) whose jobs wait in the queue again: handed back, or lost with their worker."""
+    execution.put_back(runs, lost=lost)

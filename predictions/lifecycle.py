@@ -1,13 +1,15 @@
 """The one place where a task's status changes, each time by one conditional UPDATE.
 
     create ──► pending ──► running ──► succeeded
-                  │         ↻  │ └───► failed
-                  │   (again)  │
-                  ├───────────────────► failed
-                  └────────────┴──────► canceled
+                  │ ▲        │ └─────► failed
+                  │ └────────┤
+                  │ put back │
+                  ├──────────┼───────► failed
+                  └──────────┴───────► canceled
 
-An ended task never changes. `running` may begin again when its worker was lost or handed it back; each run has an id
-of its own, and only the latest may write what came of it.
+An ended task never changes. A running task is put back when its worker handed it back or was lost; its next run is the
+same attempt in the first case, the next one in the second. Each run has an id of its own, and only the latest may
+write what came of it. `run_id` of a pending task names the run that was lost with its worker; it is empty otherwise.
 """
 
 import logging
@@ -17,7 +19,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, OperationalError, connections
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils.timezone import now
 
 from predictions import statements
@@ -98,7 +100,7 @@ def create(task: Task) -> Task:
 def start(
     task_id: str, *, run_id: str, lost: Sequence[str] = (), handed_back: Sequence[str] = (), attempts: int = 2
 ) -> Task:
-    """`pending` → `running`; or `running` again after an earlier run, which is shut out.
+    """`pending` → `running`; or `running` again after an earlier run that could not be put back.
 
     Only a run known to be over is followed: one that was `handed_back` (the same attempt goes on), or `lost` with its
     worker (the next attempt). So a job that exists twice, because Redis forgot something, does not run twice. Raises
@@ -109,11 +111,32 @@ def start(
             task_id, run_id=run_id, moment=now(), lost=lost, handed_back=handed_back, attempts=attempts
         )
         if task is None:
-            exhausted = Task.objects.filter(pk=task_id, status=Status.RUNNING, run_id__in=lost).exists()
+            was_lost = Q(status=Status.RUNNING, run_id__in=lost) | Q(status=Status.PENDING) & ~Q(run_id="")
+            exhausted = Task.objects.filter(was_lost, pk=task_id).exists()
             raise (AttemptsExhausted if exhausted else InvalidTransition)(task_id, Status.RUNNING)
     if _is_ours(task.agent):
-        _recorder_to_tell().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
+        try:
+            _recorder_to_tell().changed(Change(task_id, Status.RUNNING, queue_id=task_id))
+        except RecordUnavailable:
+            with suppress(RecordUnavailable):
+                put_back(task_id, run_id, lost=False)
+            raise
     return task
+
+
+def put_back(task_id: str, run_id: str, *, lost: bool) -> None:
+    """`running` → `pending`, if this run has the task: its job waits in the queue again.
+
+    `lost`: with its worker, so the next run is the next attempt. Raises RecordUnavailable.
+    """
+    changes = {"status": Status.PENDING, "updated_at": now()}
+    with database_errors():
+        statements.move(
+            task_id,
+            comes_from=(Status.RUNNING,),
+            run_id=run_id,
+            changes=changes if lost else {**changes, "run_id": ""},
+        )
 
 
 def succeed(task: Task, outputs: Any, running_time: float) -> None:
@@ -154,8 +177,9 @@ def note_upstream(task: Task, upstream_id: str) -> None:
 def note_upstream_cancel(task: Task, what_came_of_it: str) -> None:
     """Keeps what came of canceling the prediction on the platform; the one note that an ended task takes."""
     logger.info("upstream job %s: %s", task.upstream_id, what_came_of_it, extra={"task_id": task.pk})
+    task.upstream_cancel = what_came_of_it[:100]
     with suppress(RecordUnavailable), database_errors():
-        Task.objects.filter(pk=task.pk).update(upstream_cancel=what_came_of_it[:100])
+        Task.objects.filter(pk=task.pk).update(upstream_cancel=task.upstream_cancel)
 
 
 def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
@@ -202,10 +226,12 @@ def _end(
     report = _is_ours(task.agent) and get_recorder().remote
     moment = now()
     changes = {"status": status, "ended_at": moment, "updated_at": moment, "unreported": report, **fields}
+    # A run that was taken for lost, and comes back before the next one has begun, still has the task.
+    comes_from = (only_from,) if only_from else UNFINISHED if by_run else COMES_FROM[status]
     with database_errors():
         moved = statements.move(
             task.pk,
-            comes_from=(only_from,) if only_from else COMES_FROM[status],
+            comes_from=comes_from,
             run_id=task.run_id if by_run else None,
             changes=changes,
         )

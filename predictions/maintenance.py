@@ -5,7 +5,8 @@ run finds nothing left to change.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -14,14 +15,17 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from predictions import jobs, lifecycle, tally, uploads
+from predictions.calls import cancel_upstream
 from predictions.counters import tasks_set_to_failed
 from predictions.lifecycle import InvalidTransition, database_errors
 from predictions.models import Task, TaskQuerySet
 from predictions.queue import queue
+from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordUnavailable
 
 logger = logging.getLogger(__name__)
 
+LOST = "the task was lost: nothing worked on it any more"
 PURGE_BATCH = 1000
 REPORT_FAILURES = 3
 
@@ -49,30 +53,50 @@ class Summary:
 
 
 def init_check(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> Summary:
-    """Looks for unfinished tasks of this agent on which nothing works: no job, and no process that holds them.
+    """Settles unfinished tasks of this agent on which nothing works: no job, and no process that holds them.
 
-    Older than TASK_TIMEOUT: `failed`. A younger `pending` one is queued again; a younger `running` one is left until
-    it is older (who runs it may have no Redis to say so). Reports what the record service has not heard.
-    `dry_run` counts what would be done. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
+    A `pending` one never ran, or waits to run again: it is queued again, and fails only once it is older than
+    TASK_RETENTION. A `running` one fails once it is older than TASK_TIMEOUT (until then its process may have no Redis
+    to say that it holds the task), and its job on the platform is canceled. Reports what the record service has not
+    heard. `dry_run` counts what would be done. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
     """
     summary = Summary(reported=_count_unreported() if dry_run else report_unreported())
-    too_old = now() - timedelta(seconds=settings.TASK_TIMEOUT)
-    unfinished = _ours().unfinished()
-    with database_errors():
-        tasks = list(unfinished.defer("inputs", "outputs").order_by("created_at"))
-    known = queue.unfinished_ids()
+    tasks = _without_a_job()
+    failed = []
     for number, task in enumerate(tasks):
         on_progress(number, len(tasks))
-        if task.pk in known:
-            continue
-        if (task.started_at or task.created_at) < too_old:
-            summary.failed += dry_run or _fail(task, "the task was lost: nothing worked on it any more", as_seen=True)
+        if _is_too_old(task):
+            summary.failed += dry_run or _fail(task, LOST, as_seen=True)
+            failed.append(task)
         elif task.status == Task.Status.PENDING:
             summary.enqueued_again += dry_run or queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
         else:
             summary.left += 1
+    if not dry_run:
+        cancel_upstream(*(task for task in failed if task.is_ended))
     logger.info("init check: %s", summary)
     return summary
+
+
+def _without_a_job() -> list[Task]:
+    """The unfinished tasks of this agent that the queue knows nothing of, oldest first.
+
+    Their rows are read again after the look at the queue: one that ended meanwhile has no job either.
+    """
+    unfinished = _ours().unfinished()
+    with database_errors():
+        task_ids = list(unfinished.values_list("pk", flat=True))
+    unknown = set(task_ids) - queue.unfinished_ids()
+    if not unknown:
+        return []
+    with database_errors():
+        return list(unfinished.filter(pk__in=unknown).defer("inputs", "outputs").order_by("created_at"))
+
+
+def _is_too_old(task: Task) -> bool:
+    if task.status == Task.Status.PENDING:
+        return task.created_at < now() - settings.TASK_RETENTION
+    return (task.started_at or task.created_at) < now() - timedelta(seconds=settings.TASK_TIMEOUT)
 
 
 def sweep_archive(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> Summary:
@@ -88,13 +112,16 @@ def sweep_archive(*, dry_run: bool = False, on_progress: OnProgress = _untold) -
         try:
             with database_errors():
                 task = Task.objects.filter(pk=task_id).defer("inputs", "outputs").first()
-            if task is not None:
-                summary.failed += not task.is_ended if dry_run else _fail(task, "failed due to system errors")
+            if task is not None and not task.is_ended:
+                summary.failed += dry_run or _fail(task, "failed due to system errors")
+                cancel_upstream(*([] if dry_run else [task]))
         except RecordUnavailable:
             summary.left += 1
             continue
         if not dry_run:
             queue.remove_archived(task_id)
+    if not dry_run:
+        queue.forget_lapsed_failures()
     logger.info("archive sweep: %s", summary)
     return summary
 
@@ -190,19 +217,32 @@ def _fail(task: Task, why: str, *, as_seen: bool = False) -> int:
     return 1
 
 
+@contextmanager
+def _outages_logged(what: str) -> Iterator[None]:
+    """An outage fails no job of the scheduler's: it queues the next one when its interval is over."""
+    try:
+        yield
+    except (QueueUnavailable, RecordUnavailable, uploads.StorageUnavailable) as error:
+        logger.warning("%s was not done, and is due again: %s", what, error)
+
+
 def init_check_job() -> None:
     """The init check as the scheduler queues it; its summary is in the log, not in Redis."""
-    init_check()
+    with _outages_logged("the init check"):
+        init_check()
 
 
 def sweep_archive_job() -> None:
-    sweep_archive()
+    with _outages_logged("the archive sweep"):
+        sweep_archive()
 
 
 def purge_tasks_job() -> None:
-    purge_tasks()
+    with _outages_logged("the purge"):
+        purge_tasks()
 
 
 def tally_job() -> None:
     """The dashboard's counts of what ended."""
-    tally.count_ended()
+    with _outages_logged("the count of ended tasks"):
+        tally.count_ended()

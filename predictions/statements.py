@@ -112,7 +112,8 @@ def start(
 ) -> Task | None:
     """Gives a task that is pending, or whose run is known to be over, to a new run; None where it is not to be had.
 
-    After one of the runs `lost` it is the next attempt, of which there are at most `attempts`. Raises django.db.Error.
+    After a run that was lost (one of `lost`, or the one that the pending row names) it is the next attempt, of which
+    there are at most `attempts`. Raises django.db.Error.
     """
     at = _prepared({"started_at": moment, "updated_at": moment})
     params = [run_id, task_id, *at, *lost, task_id, *handed_back, *lost, attempts]
@@ -226,13 +227,14 @@ def _move(names: tuple[str, ...], others: int, *, by_run: bool) -> _Update:
 
 @lru_cache
 def _start(lost: int, handed_back: int) -> _Update:
-    after_lost = f"({_is('running')} AND run_id IN ({_marks(lost)}))"
+    after_lost = f"(({_is('running')} AND run_id IN ({_marks(lost)})) OR ({_is('pending')} AND run_id <> ''))"
     after_hand_back = f"({_is('running')} AND run_id IN ({_marks(handed_back)}))"
+    waiting = f"({_is('pending')} AND run_id = '')"
     attempt = f"CASE WHEN {after_lost} THEN attempt + 1 WHEN attempt < 1 THEN 1 ELSE attempt END"
     return _Update(
         changes="status = 'running', run_id = %s, queue_id = %s, started_at = %s, updated_at = %s,"
         f" attempt = {attempt}",
-        condition=f"id = %s AND ({_is('pending')} OR {after_hand_back} OR ({after_lost} AND attempt < %s))",
+        condition=f"id = %s AND ({waiting} OR {after_hand_back} OR ({after_lost} AND attempt < %s))",
         returning=f" RETURNING {_COLUMNS}",
     )
 

@@ -157,7 +157,7 @@ def get(task_id: str) -> Task:
 
 
 def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
-    """Cancels the task; whether it was running (its prediction is then being ended, wherever it runs).
+    """Cancels the task; whether it was running (then its prediction is being ended, wherever it runs).
 
     The row decides; removing the job only frees its place. Raises TaskNotFound, AlreadyFinished, NotOurs and
     RecordUnavailable.
@@ -169,9 +169,10 @@ def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
     was_running = _cancel_row(task)
     release_connection()  # Redis may take a while to answer
     try:
-        if queue.remove([task.pk]):
+        if queue.remove([task.pk]):  # it waited, also where its row could not say so
             cancel_upstream(task)  # of an earlier attempt, which no worker waits for now
-        elif was_running:
+            return False
+        if was_running:
             queue.request_stop(task.pk)
     except QueueUnavailable:
         logger.warning("canceled, but Redis could not be told: its job ends unused", extra={"task_id": task.pk})
@@ -209,10 +210,11 @@ def cancel_pending() -> tuple[int, int]:
             except RecordUnavailable:
                 if task.status != Task.Status.CANCELED:
                     raise
-            canceled.append(task.pk)
+            canceled.append(task)
     release_connection()
     if canceled:
-        queue.remove(canceled)
+        queue.remove(task.pk for task in canceled)
+        cancel_upstream(*canceled)  # of earlier attempts, which no worker waits for now
     return len(waiting), len(canceled)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from django.http.response import HttpResponseBase
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from predictions.models import Task
@@ -23,10 +23,8 @@ class TaskAPIView(APIView):
         """Empty where there is no task, or none on record."""
         return self.task.pk if self.task is not None and self.task.is_on_record else ""
 
-    def finalize_response(
-        self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any
-    ) -> HttpResponseBase:
-        response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[assignment,arg-type]
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        response = super().finalize_response(request, response, *args, **kwargs)
         if self.task_id:
             response.headers["X-Task-ID"] = self.task_id
         return response

@@ -7,7 +7,7 @@ import uuid
 import zlib
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from rq.utils import utcformat
 
@@ -20,6 +20,15 @@ LEASE_SECONDS = 25
 """Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
 MOST_LOSSES = 6
 """So many leases of one job may lapse; more than attempts, for a claim whose answer was lost was not one."""
+
+
+class Tick(NamedTuple):
+    """What a tick found."""
+
+    is_new: bool
+    """Redis knew nothing of the queue: it is new, or was emptied."""
+    lost: list[tuple[str, str]]
+    """The runs (job id, execution id) whose worker was lost and whose jobs wait in the queue again."""
 
 
 class Bookkeeping:
@@ -82,10 +91,10 @@ class Bookkeeping:
         args = (self._worker_name, LEASE_SECONDS, _moment(), run.job_id, run.execution_id, *fields)
         return bool(self._script(worker_scripts.RESTORE, run.queue_name, *args))
 
-    def tick(self, queue_name: str) -> bool:
-        """Queues due jobs and those of lost workers; whether Redis knew nothing of the queue: it is new, or emptied."""
-        *_, is_new = self._script(worker_scripts.TICK, queue_name, LEASE_SECONDS, MOST_LOSSES)
-        return bool(is_new)
+    def tick(self, queue_name: str) -> Tick:
+        """Queues due jobs and those of lost workers."""
+        _, is_new, lost = self._script(worker_scripts.TICK, queue_name, LEASE_SECONDS, MOST_LOSSES)
+        return Tick(bool(is_new), [tuple(member.decode().rsplit(":", 1)) for member in lost])
 
     def _script(self, source: str, queue_name: str, *args: Any) -> Any:
         return run_script(source, keys=[scripts.queue_key(queue_name)], args=scripts.arguments(queue_name, *args))

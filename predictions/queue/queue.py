@@ -4,6 +4,7 @@ Every function raises QueueUnavailable when Redis does not answer.
 """
 
 import json
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -179,6 +180,22 @@ def remove_archived(task_id: str) -> None:
         pipe.zrem(_key("failed"), task_id)
         pipe.delete(Job.key_for(task_id))
         pipe.execute()
+
+
+def failed_maintenance() -> int:
+    """How many jobs of the scheduler's failed in the last KEEP_FAILED_SECONDS."""
+    with redis_errors():
+        return int(get_redis().zcount(_failed_maintenance(), time.time(), "+inf"))
+
+
+def forget_lapsed_failures() -> None:
+    """Drops failed jobs of the scheduler's that are older than KEEP_FAILED_SECONDS."""
+    with redis_errors():
+        get_redis().zremrangebyscore(_failed_maintenance(), "-inf", time.time())
+
+
+def _failed_maintenance() -> str:
+    return f"{RQ_KEY_PREFIX}:failed:{settings.MAINTENANCE_QUEUE}"
 
 
 def keep_outcome(task_id: str, run_id: str, outcome: str) -> bool:

@@ -18,6 +18,8 @@ MODULES = ("predictions.jobs.", "predictions.maintenance.")
 """Where a job's function may live: what stands in Redis cannot name any other code."""
 GIVE_UP = "predictions.jobs.give_up"
 """Called with (task id, why) for a job that cannot be run or did not end."""
+PUT_BACK = "predictions.jobs.put_back"
+"""Called with ([(task id, run id)], lost) for runs whose jobs wait in the queue again."""
 INIT_CHECK = "predictions.maintenance.init_check_job"
 """Queued where Redis turns out to know nothing of a queue."""
 
@@ -92,6 +94,11 @@ class Run:
 
     def settle(self) -> None:
         self.is_settling = True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether somebody has ended it; Redis may still have to be told."""
+        return self._end_claimed
 
     def claim_end(self) -> bool:
         with self._end_lock:

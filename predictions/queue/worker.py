@@ -26,7 +26,7 @@ from rq.worker import BaseWorker
 
 from predictions.queue.bookkeeping import Bookkeeping
 from predictions.queue.connections import is_lost
-from predictions.queue.runs import GIVE_UP, INIT_CHECK, Ending, HandBack, RetryLater, Run, call_of, running
+from predictions.queue.runs import GIVE_UP, INIT_CHECK, PUT_BACK, Ending, HandBack, RetryLater, Run, call_of, running
 from predictions.queue.scheduler import enqueue_once
 from predictions.queue.slots import Slots
 
@@ -41,6 +41,8 @@ HAND_BACK_SECONDS = 2.0
 """How long jobs that are handed back may take to end by themselves."""
 SETTLE_SECONDS = 15.0
 """How long a shutdown waits for what has a result and is writing it down: longer than for a database connection."""
+TELL_SECONDS = 8.0
+"""How long a shutdown waits until Redis is told how all jobs ended. What it is not told, the rows still say."""
 
 
 _last_turn = time.monotonic()
@@ -268,9 +270,8 @@ class ThreadWorker(BaseWorker):
             finally:
                 self._teller.release()
 
-    def _store(self, endings: list[Ending], *, patience: float = float("inf")) -> None:
-        """Tells Redis, again and again while it is away: until then the leases are kept, so nobody runs them twice."""
-        deadline = time.monotonic() + patience
+    def _store(self, endings: list[Ending]) -> None:
+        """Tells Redis, however long it is away: until then the leases are kept, so nobody runs them twice."""
         pause = 0.1
         while True:
             try:
@@ -281,9 +282,9 @@ class ThreadWorker(BaseWorker):
             except Exception as error:  # even what nobody foresaw must not take the slot along
                 if not is_lost(error) and len(endings) > 1:  # one of them is at fault: the others shall not suffer
                     for ending in endings:
-                        self._store([ending], patience=patience)
+                        self._store([ending])
                     return
-                if not is_lost(error) or time.monotonic() > deadline or self._over.wait(pause):
+                if not is_lost(error) or self._over.wait(pause):
                     ids = ", ".join(ending.run.job_id for ending in endings)
                     logger.exception("how jobs ended could not be stored: %s", ids)
                     break
@@ -307,14 +308,25 @@ class ThreadWorker(BaseWorker):
 
     def _look_after_queues(self) -> None:
         for queue in self.queues:
-            if self._books.tick(queue.name) and queue is self.queues[0]:
-                self._redis_is_new()
+            tick = self._books.tick(queue.name)
+            if queue is self.queues[0]:
+                self._note_lost(tick.lost)
+                if tick.is_new:
+                    self._redis_is_new()
         if time.monotonic() >= self._beat_at:
             self._beat()
             self._beat_at = time.monotonic() + BEAT_SECONDS
         if time.monotonic() >= self._init_check_at:
             enqueue_once(INIT_CHECK, turn_seconds=60)
             self._init_check_at = float("inf")
+
+    def _note_lost(self, runs: list[tuple[str, str]]) -> None:
+        """In a thread of its own: a database that hangs must not keep the supervisor from its beats."""
+        if runs:
+            logger.warning("%d tasks of lost workers wait again", len(runs))
+            threading.Thread(
+                target=_put_back, args=(runs,), kwargs={"lost": True}, name="put-back", daemon=True
+            ).start()
 
     def _redis_is_new(self) -> None:
         """It may have been emptied: what runs is put back by the workers' beats, then what waited by an init check."""
@@ -365,24 +377,42 @@ class ThreadWorker(BaseWorker):
 
     def _finish_runs(self) -> None:
         """Waits for the running jobs; those that take too long go back to the queue's front."""
-        self._wait_for_runs(self.shutdown_seconds, unless=self._hurry)
-        left = list(self._runs.values())
+        self._wait_while(self._is_any_at_work, self.shutdown_seconds, unless=self._hurry)
+        left = self._at_work()
         for run in reversed(left):
             run.stop("shutdown")
-        self._wait_for_runs(HAND_BACK_SECONDS)
-        self._wait_for_runs(SETTLE_SECONDS, settling=True)
-        for run in reversed(list(self._runs.values())):
-            if run.claim_end():
-                self._store([_ending(run, "queued")], patience=REACT_SECONDS)
+        self._wait_while(self._is_any_at_work, HAND_BACK_SECONDS)
+        self._wait_while(self._is_any_settling, SETTLE_SECONDS)
+        unresponsive = [run for run in reversed(self._at_work()) if run.claim_end()]
+        self._ended.extend(_ending(run, "queued") for run in unresponsive)
         if left:
-            logger.warning("worker %s handed back %d running jobs", self.name, len(left))
+            logger.warning("worker %s hands back %d running jobs", self.name, len(left))
+        threading.Thread(target=self._tell_of_ended, name="farewell", daemon=True).start()
+        _put_back([(run.job_id, run.execution_id) for run in unresponsive], lost=False)
+        self._wait_while(lambda: bool(self._runs), TELL_SECONDS)
+        if self._runs:
+            logger.error(
+                "Redis does not answer: it is not told how %d jobs ended; their leases lapse, and what is on record "
+                "is not run again",
+                len(self._runs),
+            )
 
-    def _wait_for_runs(self, seconds: float, *, unless: threading.Event | None = None, settling: bool = False) -> None:
-        """Until none is left, or with `settling` none whose prediction has ended and is not yet on record."""
+    def _at_work(self) -> list[Run]:
+        """The runs that have not ended, whether Redis has been told of the others or not."""
+        return [run for run in list(self._runs.values()) if not run.has_ended]
+
+    def _is_any_at_work(self) -> bool:
+        return bool(self._at_work())
+
+    def _is_any_settling(self) -> bool:
+        """Whether a prediction has ended and is not on record yet."""
+        return any(run.is_settling for run in self._at_work())
+
+    def _wait_while(
+        self, condition: Callable[[], bool], seconds: float, *, unless: threading.Event | None = None
+    ) -> None:
         deadline = time.monotonic() + seconds
-        while any(run.is_settling or not settling for run in list(self._runs.values())):
-            if time.monotonic() >= deadline or (unless is not None and unless.is_set()):
-                return
+        while condition() and time.monotonic() < deadline and not (unless is not None and unless.is_set()):
             time.sleep(0.02)
 
     def _say_goodbye(self) -> None:
@@ -391,6 +421,16 @@ class ThreadWorker(BaseWorker):
             self.unsubscribe()
         except redis.RedisError as error:
             logger.warning("worker %s could not sign off: %s", self.name, error)
+
+
+def _put_back(runs: list[tuple[str, str]], *, lost: bool) -> None:
+    """Says on the tasks of these runs that they wait again."""
+    if not runs:
+        return
+    try:
+        import_attribute(PUT_BACK)(runs, lost)
+    finally:
+        connection.close()
 
 
 def _ending(run: Run, becomes: str, exception: str = "") -> Ending:

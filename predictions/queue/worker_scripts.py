@@ -181,7 +181,7 @@ return 1
 # the task's row counts those that did.
 # After a silence (nobody ticked: Redis or all workers were away) and after a step of the clock, leases get a second
 # chance first, because their holders may be alive and well; what waits for a time is moved with a clock set back.
-# Answers {due, found again, 1 where Redis knew nothing of the queue}.
+# Answers {due, 1 where Redis knew nothing of the queue, the runs that were lost and whose jobs are queued again}.
 TICK = (
     _PRELUDE
     + """
@@ -204,8 +204,9 @@ end
 if now - last > lease / 2 or now < last then
   for _, run in ipairs(redis.call('ZRANGE', wip, 0, -1)) do redis.call('ZADD', wip, far + now + lease, run) end
   for _, id in ipairs(redis.call('ZRANGE', held, 0, -1)) do redis.call('ZADD', held, now + lease, id) end
-  return {#due, 0, is_new}
+  return {#due, is_new, {}}
 end
+local queued_again = {}
 local found = redis.call('ZRANGEBYSCORE', wip, '-inf', far + now, 'LIMIT', 0, 1000)
 for _, run in ipairs(found) do
   local id, execution = string.match(run, '^(.*):([^:]*)$')
@@ -221,9 +222,10 @@ for _, run in ipairs(found) do
     else
       redis.call('HSET', key, 'status', 'queued')
       redis.call('LPUSH', queued, id)
+      table.insert(queued_again, run)
     end
   end
 end
-return {#due, #found, is_new}
+return {#due, is_new, queued_again}
 """
 )

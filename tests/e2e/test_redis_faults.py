@@ -125,3 +125,44 @@ def test_a_redis_that_cannot_be_reached_for_longer_than_a_lease_makes_nothing_ru
         print(f"\ncut for {mended_at - cut_at:.0f} s; submissions again {time.monotonic() - mended_at:.1f} s after")
     is_well(crowd, slow_platform)
     proxy.close()
+
+
+def test_a_worker_told_to_end_while_redis_is_away_ends_with_its_predictions(
+    start: Start, slow_platform: SlowPlatform, redis_server: OwnRedis
+) -> None:
+    """Their results are on record: that Redis could not be told costs nothing, once it is back."""
+    web, worker = start("web"), start("worker")
+    with Crowd(web.url, sleep=4) as crowd:
+        crowd.wait_for(64)
+    until(lambda: len(slow_platform.calls()) == 32)
+    redis_server.end()
+    worker.signal(signal.SIGTERM)
+    told_at = time.monotonic()
+    assert worker.process.wait(120) == 0  # TASK_TIMEOUT is 320 s
+    print(f"\nthe worker ended {time.monotonic() - told_at:.0f} s after it was told to; a prediction takes 4 s")
+    assert Task.objects.filter(status="succeeded").count() == 32
+    redis_server.start()
+    start("worker")
+    is_well(crowd, slow_platform)
+    assert len(slow_platform.calls()) == len(crowd.accepted)
+
+
+def test_what_a_worker_hands_back_while_redis_is_away_is_the_same_attempt_later(
+    start: Start, slow_platform: SlowPlatform, redis_server: OwnRedis
+) -> None:
+    """At a second SIGTERM: the rows say that it was handed back."""
+    web, worker = start("web"), start("worker")
+    with Crowd(web.url, sleep=10) as crowd:
+        crowd.wait_for(40)
+    until(lambda: len(slow_platform.calls()) == 32)
+    handed_back = set(Task.objects.filter(status="running").values_list("pk", flat=True))
+    redis_server.end()
+    worker.signal(signal.SIGTERM)
+    time.sleep(1)
+    worker.signal(signal.SIGTERM)
+    assert worker.process.wait(120) == 0
+    assert Task.objects.filter(pk__in=handed_back, status="pending", attempt=1).count() == 32
+    redis_server.start()
+    start("worker")
+    assert settles(crowd, slow_platform, begun_again=handed_back) == {"succeeded": len(crowd.accepted)}
+    assert attempts_of_accepted(crowd) == {1: len(crowd.accepted)}

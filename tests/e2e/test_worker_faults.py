@@ -131,10 +131,35 @@ def test_what_a_worker_cannot_finish_goes_back_to_the_front_as_the_same_attempt(
     print(f"\n{how}: {len(handed_back)} jobs handed back, worker ended after {time.monotonic() - told_at:.1f} s")
     assert Task.objects.filter(status="succeeded").count() == 0
     assert set(queue.waiting_ids()[:SLOTS]) == handed_back
+    assert Task.objects.filter(pk__in=handed_back, status="pending", attempt=1).count() == SLOTS
     start("worker")
     statuses = settles(crowd, slow_platform, begun_again=handed_back)
     assert statuses == {"succeeded": len(crowd.accepted)}
     assert attempts() == {1: len(crowd.accepted)}
+
+
+def test_what_a_killed_worker_held_waits_again_and_is_deleted_with_all_that_waits(
+    start: Start, slow_platform: SlowPlatform
+) -> None:
+    web, doomed = start("web"), start("worker", WORKER_CONCURRENCY="4")
+    body = {"model_name": "m", "inputs": {"sleep": 120}}
+    ids = [requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).json()["id"] for _ in range(9)]
+    until(lambda: len(running()) == 4)
+    held = running()
+    queue.pause("the test")  # the other worker looks after the queue, and takes nothing
+    start("worker")
+    until(lambda: len(overview().workers) == 2)
+    doomed.kill()
+    until(lambda: Task.objects.filter(pk__in=held, status="pending", attempt=1).count() == 4, seconds=60)
+    assert requests.get(f"{web.url}/v1/queue_size", timeout=30).json() == {"queue_size": 9}
+    canceled = requests.post(f"{web.url}/cancel/{min(held)}", timeout=30)
+    assert canceled.status_code == 200
+    deleted = requests.post(f"{web.url}/delete_pending", headers={"apikey": "operator-key"}, timeout=30)
+    assert deleted.json() == {"num_of_pending_tasks": 8, "num_of_deleted_tasks": 8}
+    assert Task.objects.filter(pk__in=ids, status="canceled").count() == 9
+    queue.resume()
+    until(lambda: queue.sizes() == queue.Sizes(0, 0))
+    assert len(slow_platform.calls()) == 4
 
 
 def test_a_worker_that_is_held_takes_nothing_until_it_goes_on(start: Start, slow_platform: SlowPlatform) -> None:

@@ -52,6 +52,8 @@ class Actor:
         self.task_id = task_id
         self.run_id = run_id
         self.is_dead = False
+        self.missed_redis = False
+        """Whether Redis was away, or its answer lost, at one of its steps."""
         self.result: Any = None
         self.error: Exception | None = None
         self.call: Call | None = None
@@ -119,6 +121,7 @@ class Actor:
         order = self.halt(f"before {name}")
         answer = step() if order != Order.AWAY else None
         if order in (Order.AWAY, Order.LOST):
+            self.missed_redis |= name == "Redis"
             raise error
         return answer
 
@@ -150,8 +153,11 @@ class Staged(Platform):
         cls.asked.clear()
         cls.given.clear()
 
+    def cancel(self, upstream_id: str, call: Call) -> None:
+        call.canceled_upstream("canceled")
+
     def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
-        if call.reason is not None:  # somebody only wants the job to be gone
+        if call.reason is not None and call.upstream_id:
             call.canceled_upstream("canceled")
         call.check()
         actor: Actor = _here.actor

@@ -1,7 +1,6 @@
 """Fixtures for the core's tests."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest

@@ -32,6 +32,7 @@ HONEST: dict[str, tuple[type[Exception], ...]] = {
     "init check": AWAY,
     "sweep": AWAY,
     "purge": AWAY,
+    "put back": (),
 }
 """What each may say instead of an answer."""
 
@@ -156,9 +157,19 @@ class Referee:
                 assert changed <= NOTES, f"an ended task changed: {changed}"
             elif changed:
                 assert task_id in may_change, f"{actor.kind} changed {changed} of a task that is not its own"
-                assert before.status(task_id) in lifecycle.COMES_FROM.get(after.status(task_id), (Task.Status.PENDING,))
+                assert self._may_move(actor, before.rows[task_id], after.rows[task_id]), f"{actor.kind} moved a status"
                 assert after.rows[task_id]["attempt"] >= row["attempt"], "an older attempt took over"
         assert after.rows.keys() - before.rows.keys() <= {actor.task_id}
+
+    def _may_move(self, actor: Actor, before: dict[str, Any], after: dict[str, Any]) -> bool:
+        if before["status"] == after["status"] == "pending":
+            return True
+        if after["status"] == "pending":  # its run gave it back, or was lost
+            return actor.kind in ("run", "put back") and before["run_id"] == actor.run_id
+        still_has_the_task = before["run_id"] and before["run_id"] == after["run_id"]  # though it was taken for lost
+        if actor.kind == "run" and after["status"] == "succeeded" and still_has_the_task:
+            return True
+        return before["status"] in lifecycle.COMES_FROM[after["status"]]
 
     def _judge_row(self, task_id: str, row: dict[str, Any]) -> None:
         if row["status"] == "succeeded":
@@ -217,7 +228,7 @@ class Referee:
         match actor.kind, actor.result:
             case "cancel", bool():
                 assert status in ("canceled", "gone")
-                assert actor.task_id not in self.view.waiting
+                assert actor.task_id not in self.view.waiting or actor.missed_redis
             case "predict", Task():
                 assert status in ("succeeded", "gone")
             case "submit", Task():

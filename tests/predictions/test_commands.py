@@ -121,7 +121,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(shell: Shell, monkeypatch: py
 
 
 def test_the_checks_answer_json(shell: Shell) -> None:
-    task("pending", 400)
+    task("running", 400)
     task("pending", 5)
     nothing = {"failed": 0, "enqueued_again": 0, "reported": 0, "left": 0, "purged": 0}
     assert shell("init_check", "--json").json == {"dry_run": False, **nothing, "failed": 1, "enqueued_again": 1}

@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import OperationalError, connection, connections
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 from rq.cron_scheduler_registry import get_registry_key
 from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
+from config.settings import PLATFORMS
 from predictions import jobs
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
 from tests import predictors
+from tests.conftest import new_worker
+from tests.platforms.stub import Stub, answers, closed_port
 from tests.predictions.commands import Shell
 from tests.predictions.test_async import submit
 from tests.proxy import Proxy
@@ -44,20 +47,70 @@ def statuses() -> dict[str, str]:
     return dict(Task.objects.values_list("pk", "status"))
 
 
+HOUR = 3600.0
+TOO_OLD_TO_WAIT = 49 * HOUR
+"""Seconds; TASK_RETENTION is 48 hours."""
+
+
 def test_init_check_settles_what_nothing_works_on(work: Callable[..., Any]) -> None:
-    old = [task("pending", 400), task("running", 400)]
+    old_running, forgotten = task("running", 400), task("pending", TOO_OLD_TO_WAIT)
     young_running = task("running", 10)
-    young_pending = task("pending", 10)
     other_agent = task("running", 9999, agent="other")
     reported = task("running", 9999, agent="")
-    assert run("init_check") == "Init check: 2 failed, 1 enqueued again, 1 left.\n"
-    assert {statuses()[lost.pk] for lost in old} == {"failed"}
-    assert Task.objects.get(pk=old[0].pk).error_info == "the task was lost: nothing worked on it any more"
-    assert queue.waiting_ids() == [young_pending.pk]
+    assert run("init_check") == "Init check: 2 failed, 1 left.\n"
+    for lost in (old_running, forgotten):
+        lost.refresh_from_db()
+        assert (lost.status, lost.error_info) == ("failed", "the task was lost: nothing worked on it any more")
+    assert queue.waiting_ids() == []
     work()
-    after = statuses()
-    assert after[young_pending.pk] == "succeeded"
-    assert {after[row.pk] for row in (young_running, other_agent, reported)} == {"running"}
+    assert {statuses()[row.pk] for row in (young_running, other_agent, reported)} == {"running"}
+
+
+def test_init_check_queues_a_waiting_task_again_however_long_it_has_waited(work: Callable[..., Any]) -> None:
+    """It never ran: TASK_TIMEOUT (320 s) is about tasks that run."""
+    waiting = [task("pending", age) for age in (10, 400, HOUR, 47 * HOUR)]
+    assert run("init_check") == "Init check: 4 enqueued again.\n"
+    work()
+    assert statuses() == {row.pk: "succeeded" for row in waiting}
+
+
+@pytest.mark.parametrize("platform", ["replicate", "runpod"])
+def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_was_lost(
+    configured: Callable[..., None], platform: str
+) -> None:
+    """And notes what came of it; a second check asks for nothing more."""
+    stub = Stub()
+    job = {"id": "up-1", "status": {"replicate": "canceled", "runpod": "CANCELLED"}[platform]}
+    for route in ("POST /v1/predictions/up-1/cancel", "POST /v2/e/cancel/up-1"):
+        stub.script(route, answers(job))
+    platforms = {
+        "replicate": {"address": f"{stub.url}/v1/predictions", "api_key": "k", "model": "m", "timeout_seconds": 5.0},
+        "runpod": {"address": f"{stub.url}/v2", "api_key": "k", "endpoint": "e", "timeout_seconds": 5.0},
+    }
+    class_name = PLATFORMS[platform][0]
+    configured(ML_PLATFORM=platform, PLATFORMS={platform: (class_name, platforms[platform])})
+    lost = task("running", 400, platform=platform, upstream_id="up-1")
+    assert run("init_check") == "Init check: 1 failed.\n"
+    lost.refresh_from_db()
+    assert (lost.status, lost.upstream_cancel) == ("failed", "canceled")
+    run("init_check")
+    assert len(stub.received) == 1
+    stub.close()
+
+
+def test_init_check_does_not_wait_long_for_a_platform_that_does_not_answer(configured: Callable[..., None]) -> None:
+    arguments = {
+        "address": f"http://127.0.0.1:{closed_port()}",
+        "api_key": "k",
+        "endpoint": "e",
+        "timeout_seconds": 5.0,
+    }
+    configured(ML_PLATFORM="runpod", PLATFORMS={"runpod": ("platforms.runpod.RunPod", arguments)})
+    for number in range(6):
+        task("running", 400, platform="runpod", upstream_id=f"up-{number}")
+    assert run("init_check") == "Init check: 6 failed.\n"
+    notes = list(Task.objects.order_by("upstream_id").values_list("upstream_cancel", flat=True))
+    assert notes == ["no answer"] * 3 + ["not asked: the platform does not answer"] * 3
 
 
 def test_init_check_leaves_what_has_a_job(client: APIClient) -> None:
@@ -86,7 +139,7 @@ def test_accepted_tasks_that_redis_lost_are_queued_again_and_run_once(
 
 
 def test_a_second_init_check_changes_nothing_more(client: APIClient) -> None:
-    task("pending", 400)
+    task("pending", TOO_OLD_TO_WAIT)
     task("pending", 5)
     run("init_check")
     before = list(Task.objects.order_by("pk").values())
@@ -97,7 +150,7 @@ def test_a_second_init_check_changes_nothing_more(client: APIClient) -> None:
 
 def test_two_init_checks_at_once_do_each_thing_once(client: APIClient) -> None:
     for _ in range(20):
-        task("pending", 400)
+        task("running", 400)
         task("pending", 5)
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(run, "init_check") for _ in range(2)]:
@@ -164,7 +217,7 @@ def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[...,
     from predictions import maintenance
     from predictions.queue.scheduler import Scheduler
 
-    old = task("pending", 400)
+    old = task("running", 400)
     for _ in range(2):
         scheduler = Scheduler()
         scheduler.every(1800, maintenance.init_check_job)
@@ -174,6 +227,54 @@ def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[...,
     work()
     assert statuses() == {old.pk: "failed"}
     assert predictors.calls == []
+
+
+@pytest.mark.parametrize("name", ["init_check_job", "sweep_archive_job", "purge_tasks_job", "tally_job"])
+def test_a_check_of_the_schedulers_that_meets_an_outage_leaves_no_failed_job(
+    work: Callable[..., Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one comes when its interval is over; what failed would stand in a registry that no sweep looks at."""
+    from predictions import maintenance
+    from predictions.queue.scheduler import enqueue_once
+
+    def no_database(*args: object) -> None:
+        raise OperationalError("the server closed the connection")
+
+    task("running", 400)
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", {Task.objects.get().pk: 9e12})
+    enqueue_once(getattr(maintenance, name), turn_seconds=60)
+    worker = new_worker()
+    (run_of_it,), _ = worker._books.claim("default-maintenance", 1)
+    with connection.execute_wrapper(no_database), caplog.at_level("WARNING"):
+        worker._runs[run_of_it.execution_id] = run_of_it
+        worker._perform(run_of_it)
+    assert queue.failed_maintenance() == 0
+    assert name == "sweep_archive_job" or "was not done, and is due again" in caplog.text
+    work()
+    assert statuses() == {Task.objects.get().pk: "running"}
+
+
+def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
+    work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from predictions import maintenance
+    from predictions.queue.scheduler import enqueue_once
+
+    def fall() -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(maintenance, "init_check", fall)
+    enqueue_once(maintenance.init_check_job, turn_seconds=60)
+    work()
+    assert queue.failed_maintenance() == 1
+    run("sweep_archive")
+    assert queue.failed_maintenance() == 1
+    registry = f"{RQ_KEY_PREFIX}:failed:default-maintenance"
+    (job_id,) = get_redis().zrange(registry, 0, -1)
+    get_redis().zadd(registry, {job_id: 1})
+    assert queue.failed_maintenance() == 0
+    run("sweep_archive")
+    assert not get_redis().exists(registry)
 
 
 def test_a_scheduler_ends_quietly_also_where_another_signed_off_for_both(shell: Shell) -> None:

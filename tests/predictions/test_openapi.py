@@ -108,7 +108,9 @@ def test_an_example_is_answered_as_the_document_says(
     if response.streaming and media_type == "application/json":
         received = json.loads(received)
     assert masked(received) == masked(example)
-    required = [name for name, header in asked.told["responses"][str(status)]["headers"].items() if header.get("required")]
+    required = [
+        name for name, header in asked.told["responses"][str(status)]["headers"].items() if header.get("required")
+    ]
     assert all(response.has_header(name) for name in required)
 
 

@@ -9,7 +9,7 @@ from django.core.checks import run_checks
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions import execution, lifecycle, maintenance
+from predictions import execution, lifecycle, maintenance, submission
 from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
 from predictions.queue.connections import get_redis
@@ -132,7 +132,15 @@ def test_a_doubtful_setting_is_warned_of_and_does_not_stop_the_start(
     ]
 
 
-@pytest.mark.parametrize("how", ["canceled while it is queued again", "canceled before its job is taken", "given up"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "canceled while it is queued again",
+        "deleted with all that waits",
+        "canceled before its job is taken",
+        "given up",
+    ],
+)
 def test_the_platforms_job_is_canceled_though_nobody_waits_for_it(
     client: APIClient, configured: Callable[..., None], work: Callable[..., Any], how: str
 ) -> None:
@@ -141,11 +149,13 @@ def test_the_platforms_job_is_canceled_though_nobody_waits_for_it(
     configured(ML_PLATFORM="runpod", PLATFORMS={"runpod": ("platforms.runpod.RunPod", arguments)})
     stub.script("POST /e/cancel/up-1", answers({"id": "up-1", "status": "CANCELLED"}))
     task_id = submit(client)
-    Task.objects.update(status="running", attempt=1, upstream_id="up-1")
+    Task.objects.update(status="running" if how == "given up" else "pending", attempt=1, upstream_id="up-1")
     if how == "given up":
         execution.give_up(task_id, "lost")
     elif how == "canceled while it is queued again":
-        assert client.post(f"/cancel/{task_id}").status_code == 202
+        assert client.post(f"/cancel/{task_id}").status_code == 200
+    elif how == "deleted with all that waits":
+        assert submission.cancel_pending() == (1, 1)
     else:
         Task.objects.update(status="canceled")
         work()

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, strategies
 from hypothesis import settings as profile
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from predictions import inflight, lifecycle, maintenance, submission
+from predictions import inflight, jobs, lifecycle, maintenance, submission
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
@@ -261,10 +261,13 @@ class Tasks(RuleBasedStateMachine):
         before = self.view
         for score, task_id in enumerate(before.scheduled):
             get_redis().zadd(key("scheduled"), {task_id: score})
-        self.worker._books.tick("default")
+        tick = self.worker._books.tick("default")
         self.referee.glance()
         assert not self.view.scheduled
         assert set(before.waiting) <= set(self.view.queued)
+        for task_id, run_id in tick.lost:
+            work = partial(jobs.put_back, [(task_id, run_id)], True)
+            self.begin("put back", work, task_id=task_id, run_id=run_id)
 
     @rule()
     def beat(self) -> None:

@@ -166,7 +166,9 @@ def test_model_status_lists_all_tasks_however_many_newest_first(record_client: A
     """Also those of one moment, which pages must neither lose nor repeat."""
     moment = now()
     Task.objects.bulk_create(
-        Task(pk=f"t-{number:04}", model_name="iris", status="running", created_at=moment - timedelta(days=number // 900))
+        Task(
+            pk=f"t-{number:04}", model_name="iris", status="running", created_at=moment - timedelta(days=number // 900)
+        )
         for number in range(2500)
     )
     asked = {"model_name": "iris", "status": "running"}
