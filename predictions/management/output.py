@@ -72,20 +72,30 @@ class AgentCommand(BaseCommand):
     as_json = False
     progress: "Progress"
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        self.as_json = "--json" in argv
+        super().run_from_argv(argv)
+
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         kwargs |= {"epilog": f"examples:\n{self.examples}" if self.examples else "", "formatter_class": _Help}
-        return super().create_parser(prog_name, subcommand, **kwargs)
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.__class__ = _Parser  # Django offers no way to choose it
+        assert isinstance(parser, _Parser)
+        parser.as_json = self.as_json
+        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         self.add_common(parser, is_long=self.is_long)
 
     def add_commands(self, parser: CommandParser, commands: dict[str, str], *, long: str = "") -> list[CommandParser]:
         """A parser for each command of a command: name → what it does. `long` names the one that tells progress."""
-        choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        parsers = []
+        choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+        parsers: list[CommandParser] = []
         for name, says in commands.items():
-            parsers.append(choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help))
-            self.add_common(parsers[-1], is_long=name == long)
+            added = choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help)
+            added.as_json = self.as_json
+            self.add_common(added, is_long=name == long)
+            parsers.append(added)
         return parsers
 
     def add_common(self, parser: CommandParser, *, is_long: bool) -> None:
@@ -154,6 +164,17 @@ class AgentCommand(BaseCommand):
             sys.exit(BROKEN_PIPE)
         finally:
             self.progress.clear()
+
+
+class _Parser(CommandParser):
+    """Adds a JSON document on stdout to the usage errors that argparse prints on stderr."""
+
+    as_json = False
+
+    def error(self, message: str) -> Any:
+        if self.as_json:
+            sys.stdout.write(json.dumps({"error": message, "code": "invalid_request"}) + "\n")
+        return super().error(message)
 
 
 class _Help(DjangoHelpFormatter, RawDescriptionHelpFormatter):

@@ -285,6 +285,9 @@ def test_exit_codes(manage: Callable[..., Manage]) -> None:
     assert manage("tasks", "list").end()[0] == 0
     assert manage("tasks", "show", "nobody").end()[0] == 1
     assert manage("tasks", "list", "--status", "lost").end()[0] == 2
+    code, out, err = manage("tasks", "list", "--status", "lost", "--json").end()
+    assert (code, json.loads(out)["code"]) == (2, "invalid_request")
+    assert err.startswith("usage: manage.py tasks list ")
     assert manage("predict", "m", "--inputs", "{").end()[0] == 2
     assert manage("queue", "size", REDIS_ADDRESS=f"127.0.0.1:{closed_port()}").end()[0] == 1
 

@@ -78,6 +78,21 @@ def test_wrong_usage_ends_with_2_and_changes_nothing(shell: Shell, line: str) ->
     assert not Task.objects.exists()
 
 
+@pytest.mark.parametrize("line", WRONG_USAGE)
+def test_with_json_wrong_usage_is_a_document_too(shell: Shell, line: str) -> None:
+    command, *arguments = line.split()
+    for said in (shell(command, "--json", *arguments), shell(command, *arguments, "--json")):
+        assert (said.code, said.json["code"]) == (2, "invalid_request")
+        assert said.json["error"] in said.err
+        assert list(said.json) == ["error", "code"]
+
+
+def test_with_json_the_usage_stays_on_stderr(shell: Shell) -> None:
+    said = shell("tasks", "list", "--limit", "0", "--json")
+    assert said.json["error"] == "argument --limit: '0' is not a whole number from 1 to 2147483647"
+    assert said.err.startswith("usage: manage.py tasks list ")
+
+
 def test_a_list_takes_the_largest_limit(shell: Shell) -> None:
     task("succeeded", 5)
     assert len(shell("tasks", "list", "--limit", "2147483647", "--json").json["tasks"]) == 1
