@@ -251,7 +251,7 @@ def test_new_tasks_are_followed_as_they_come_and_go(
     assert mine in (["pending", "running", "succeeded"], ["running", "succeeded"])
     command.press_ctrl_c()
     code, _, err = command.end()
-    assert (code, err) == (0, "")
+    assert (code, err) == (130, "")
 
 
 def test_drain_waits_for_the_workers(
