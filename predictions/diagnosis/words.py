@@ -24,7 +24,7 @@ def root_of(error: BaseException) -> str:
 
 
 def because(error: BaseException) -> str:
-    """An error in its own words, with what lies under it in brackets."""
+    """The error's message, with its root cause in brackets."""
     root = root_of(error)
     return f"{str(error).rstrip('.')} ({root})" if root else str(error)
 

@@ -58,8 +58,8 @@ FAILURES: list[tuple[type[Exception], str, str]] = [
 class AgentCommand(BaseCommand):
     """Base of this agent's commands. Subclasses set `help` and `examples`, and answer by `answer`.
 
-    Exit codes: 0, 1 for a failure that is told, 2 for wrong usage, 130 after Ctrl-C. With --json there is one JSON
-    document on stdout, also for a failure: `{"error", "code"}`. Logs are on stderr: warnings, and all with `-v 2`.
+    Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C. With --json a command prints one JSON document
+    on stdout, for a failure or wrong usage `{"error", "code"}`. Logs go to stderr: warnings, and all with `-v 2`.
     """
 
     examples: str = ""

@@ -1,4 +1,4 @@
-"""What a caller can try as soon as the agent is up."""
+"""The text that scripts/run prints once the agent is up."""
 
 import json
 import os

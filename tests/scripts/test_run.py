@@ -286,7 +286,7 @@ def run_with(checkout: Path, *arguments: str, **environment: str) -> subprocess.
 
 
 def tree(directory: Path) -> dict[str, str]:
-    """Every path below the directory → what a look at it shows; symlinks are not followed."""
+    """Path below the directory → time of its last change, or the target of a symlink."""
     return {
         str(path.relative_to(directory)): str(path.readlink()) if path.is_symlink() else f"{path.stat().st_mtime_ns}"
         for path in directory.rglob("*")

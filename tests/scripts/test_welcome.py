@@ -31,7 +31,7 @@ class Greet:
 
 
 def bodies(text: str) -> list[str]:
-    """What the printed curl commands send."""
+    """The request bodies of the printed curl commands."""
     commands = [line for line in text.splitlines() if " -d '" in line]
     assert len(commands) == 2
     return [shlex.split(command.partition(" | ")[0].removeprefix("  TASK=$("))[-1] for command in commands]
