@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from importlib import import_module
 from typing import Any
 
@@ -77,7 +78,7 @@ class Local(Platform):
         except (PlatformError, _Interrupted):
             raise
         except (ValueError, TypeError) as error:
-            logger.info("the local predictor refused its inputs", exc_info=True)
+            logger.info("the local predictor refused its inputs: %s", _in_one_line(error))
             raise InvalidInputs(presentable(str(error), fallback="the model refused the inputs")) from error
         except BaseException as error:  # whatever the model's own code raises: sys.exit() ends its task, not us
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
@@ -88,14 +89,25 @@ class Local(Platform):
     def _predict_aside(self, prediction: Prediction, call: Call) -> Any:
         """In a thread of the hub's pool: a predictor that computes must not hold up the other greenlets.
 
-        A stopped call is left at once; its predictor ends by itself.
+        A stopped call is left at once; its predictor ends by itself. The thread runs in a copy of this context, so its
+        log lines carry the request's ids.
         """
-        result = gevent.get_hub().threadpool.spawn(self._ask_model, prediction)
+        result = gevent.get_hub().threadpool.spawn(copy_context().run, self._outcome, prediction)
         while not result.ready():
             result.wait(min(LOOK_EVERY_SECONDS, call.remaining() + 0.001))
             if not result.ready():
                 call.check()
-        return result.get()
+        outputs, error = result.get()
+        if error is not None:
+            raise error
+        return outputs
+
+    def _outcome(self, prediction: Prediction) -> tuple[Any, BaseException | None]:
+        """The outputs, or the error as a value: gevent prints a traceback of any exception that its pool raises."""
+        try:
+            return self._ask_model(prediction), None
+        except BaseException as error:
+            return None, error
 
     def docs(self, model_name: str, call: Call) -> Any:
         describe = getattr(self._module, "docs", None)
@@ -117,6 +129,10 @@ def _as_json(outputs: Any) -> Any:
         return parse(json.dumps(outputs).encode(), not_a_number=as_none)
     except (TypeError, ValueError, RecursionError) as error:
         raise PlatformError("the model returned something that cannot be written as JSON") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
 
 
 class _Interruption:

@@ -6,7 +6,6 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while this is being imported ends it without a traceback
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -55,7 +54,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    argparse.ArgumentParser(prog="scripts/run", description=__doc__).parse_args()
     os.chdir(ROOT)
     multiprocessing.set_start_method("fork")  # so that what a killed agent leaves behind keeps its lock
     catch_signals(_interrupt)

@@ -217,3 +217,25 @@ def test_every_test_that_the_reliability_page_names_is_there() -> None:
     named = set(re.findall(r"test_[\w*]+\.py", text))
     assert len(named) > 10
     assert [name for name in sorted(named) if not list((ROOT / "tests").rglob(name))] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/platforms.md", "examples/iris/README.md"])
+def test_a_command_for_a_checkout_names_a_python_that_is_there(page: str) -> None:
+    """Debian has no `python`, and its `python3` does not have the agent's packages."""
+    commands = re.findall(r"(\S*\bpython3?) (manage\.py|-\w)", (ROOT / page).read_text())
+    assert commands
+    for python, what in commands:
+        allowed = {".venv/bin/python"} if what == "manage.py" else {".venv/bin/python", "python3"}
+        assert python.lstrip("`") in allowed, f"{python} {what}"
+
+
+def test_the_readme_shows_commands_to_copy_into_a_checkout() -> None:
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    assert re.findall(r"^(\S+) manage\.py", shell, re.MULTILINE) == [".venv/bin/python"] * shell.count("manage.py")
+    assert "manage.py" in shell
+
+
+def test_the_operating_page_says_first_how_commands_are_run() -> None:
+    top = OPERATING.partition("\n## ")[0]
+    assert "`.venv/bin/python manage.py" in top
+    assert "`python manage.py" in top

@@ -24,9 +24,15 @@ def root_of(error: BaseException) -> str:
 
 
 def because(error: BaseException) -> str:
-    """An error in its own words, with what lies under it in brackets."""
+    """The error's message, with its root cause in brackets."""
     root = root_of(error)
-    return f"{error} ({root})" if root else str(error)
+    return f"{str(error).rstrip('.')} ({root})" if root else str(error)
+
+
+def full_stop(words: str) -> str:
+    """The words with a full stop, unless they end a sentence already."""
+    words = words.rstrip()
+    return words if words.endswith((".", "!", "?", "…")) else f"{words}."
 
 
 def span(seconds: float) -> str:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from django.utils.timezone import now
 
+LARGEST = 2**31 - 1
+"""What every database takes as a number."""
 LONGEST = timedelta(days=10_000)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -27,7 +29,10 @@ def moment(text: str) -> datetime:
         said = datetime.fromisoformat(text.strip())
     except ValueError:
         return _ago(text)
-    return said if said.tzinfo is not None else said.replace(tzinfo=UTC)
+    try:
+        return (said if said.tzinfo is not None else said.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError as error:
+        raise ArgumentTypeError(f"{text!r} in UTC is not in the years 1 to 9999") from error
 
 
 def _ago(text: str) -> datetime:
@@ -38,7 +43,8 @@ def _ago(text: str) -> datetime:
 
 
 def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+    """A whole number from 1 to LARGEST."""
+    number = int(text) if re.fullmatch(r"\d{1,10}", text) else 0
+    if not 1 <= number <= LARGEST:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 to {LARGEST}")
+    return number

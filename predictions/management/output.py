@@ -21,7 +21,7 @@ from django.core.management.base import (
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
-from predictions.diagnosis.words import root_of
+from predictions.diagnosis.words import because, full_stop, root_of
 from predictions.execution import TaskCanceled
 from predictions.queue.queue import QueueFull, QueueUnavailable
 from predictions.recorder import RecordRefused, RecordUnavailable
@@ -35,34 +35,31 @@ PROGRESS_LINE_EVERY_SECONDS = 2.0
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _DATABASE = "The database does not answer{cause}. Is DATABASE_URL right, and the server running?"
 
-# What a command may meet → the API's word for it, and a sentence ({error}: the exception's own words, {cause}: in
-# brackets, what lies under it). The first that fits counts; what no row names is a defect and keeps its traceback.
+# Exception → the API's code, and a sentence. The first row that fits counts; any other exception is a defect and keeps
+# its traceback. {error} is the exception's message, {why} the same with its root cause in brackets, both with a full
+# stop; {cause} is the root cause in brackets.
 FAILURES: list[tuple[type[Exception], str, str]] = [
-    (InvalidInputs, "invalid_inputs", "The platform refused the inputs: {error}."),
-    (Unsupported, "unsupported", "This cannot be done: {error}."),
-    (PlatformTimeout, "platform_timeout", "The prediction failed: {error}{cause}."),
-    (
-        PlatformError,
-        "platform_error",
-        "The prediction failed: {error}{cause}. `manage.py doctor` may know why.",
-    ),
+    (InvalidInputs, "invalid_inputs", "The platform refused the inputs: {error}"),
+    (Unsupported, "unsupported", "This cannot be done: {error}"),
+    (PlatformTimeout, "platform_timeout", "The prediction failed: {why}"),
+    (PlatformError, "platform_error", "The prediction failed: {why} `manage.py doctor` may know why."),
     (TaskCanceled, "canceled", "The task was canceled while it ran."),
-    (QueueFull, "queue_full", "Nothing was queued: {error}. Try again later, or raise MAX_QUEUE_SIZE."),
+    (QueueFull, "queue_full", "Nothing was queued: {error} Try again later, or raise MAX_QUEUE_SIZE."),
     (QueueUnavailable, "unavailable", "Redis does not answer{cause}. Is REDIS_ADDRESS right, and the server running?"),
-    (RecordUnavailable, "unavailable", "It could not be recorded: {error}{cause}. `manage.py doctor` says more."),
-    (RecordRefused, "unavailable", "The record service refused the task: {error}."),
+    (RecordUnavailable, "unavailable", "It could not be recorded: {why} `manage.py doctor` says more."),
+    (RecordRefused, "unavailable", "The record service refused the task: {error}"),
     (ProgrammingError, "unavailable", "The database has no such tables{cause}. Run `manage.py migrate`."),
     (OperationalError, "unavailable", _DATABASE),
     (InterfaceError, "unavailable", _DATABASE),
-    (StorageUnavailable, "unavailable", "The storage of uploads did not do its part: {error}. Its task stays."),
+    (StorageUnavailable, "unavailable", "The storage of uploads did not do its part: {error} Its task stays."),
 ]
 
 
 class AgentCommand(BaseCommand):
     """Base of this agent's commands. Subclasses set `help` and `examples`, and answer by `answer`.
 
-    Exit codes: 0, 1 for a failure that is told, 2 for wrong usage, 130 after Ctrl-C. With --json there is one JSON
-    document on stdout, also for a failure: `{"error", "code"}`. Logs are on stderr: warnings, and all with `-v 2`.
+    Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C. With --json a command prints one JSON document
+    on stdout, for a failure or wrong usage `{"error", "code"}`. Logs go to stderr: warnings, and all with `-v 2`.
     """
 
     examples: str = ""
@@ -72,20 +69,30 @@ class AgentCommand(BaseCommand):
     as_json = False
     progress: "Progress"
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        self.as_json = "--json" in argv
+        super().run_from_argv(argv)
+
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         kwargs |= {"epilog": f"examples:\n{self.examples}" if self.examples else "", "formatter_class": _Help}
-        return super().create_parser(prog_name, subcommand, **kwargs)
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.__class__ = _Parser  # Django offers no way to choose it
+        assert isinstance(parser, _Parser)
+        parser.as_json = self.as_json
+        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         self.add_common(parser, is_long=self.is_long)
 
     def add_commands(self, parser: CommandParser, commands: dict[str, str], *, long: str = "") -> list[CommandParser]:
         """A parser for each command of a command: name → what it does. `long` names the one that tells progress."""
-        choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        parsers = []
+        choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+        parsers: list[CommandParser] = []
         for name, says in commands.items():
-            parsers.append(choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help))
-            self.add_common(parsers[-1], is_long=name == long)
+            added = choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help)
+            added.as_json = self.as_json
+            self.add_common(added, is_long=name == long)
+            parsers.append(added)
         return parsers
 
     def add_common(self, parser: CommandParser, *, is_long: bool) -> None:
@@ -145,7 +152,10 @@ class AgentCommand(BaseCommand):
         except tuple(kind for kind, _, _ in FAILURES) as error:
             _, code, sentence = next(row for row in FAILURES if isinstance(error, row[0]))
             root = root_of(error)
-            self.fail(code, printable(sentence.format(error=error, cause=f" ({root})" if root else "")))
+            filled = sentence.format(
+                error=full_stop(str(error)), why=full_stop(because(error)), cause=f" ({root})" if root else ""
+            )
+            self.fail(code, printable(filled))
         except KeyboardInterrupt:
             self.tell("\nInterrupted.")
             sys.exit(INTERRUPTED)
@@ -154,6 +164,17 @@ class AgentCommand(BaseCommand):
             sys.exit(BROKEN_PIPE)
         finally:
             self.progress.clear()
+
+
+class _Parser(CommandParser):
+    """Adds a JSON document on stdout to the usage errors that argparse prints on stderr."""
+
+    as_json = False
+
+    def error(self, message: str) -> Any:
+        if self.as_json:
+            sys.stdout.write(json.dumps({"error": message, "code": "invalid_request"}) + "\n")
+        return super().error(message)
 
 
 class _Help(DjangoHelpFormatter, RawDescriptionHelpFormatter):

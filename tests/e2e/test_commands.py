@@ -251,7 +251,7 @@ def test_new_tasks_are_followed_as_they_come_and_go(
     assert mine in (["pending", "running", "succeeded"], ["running", "succeeded"])
     command.press_ctrl_c()
     code, _, err = command.end()
-    assert (code, err) == (0, "")
+    assert (code, err) == (130, "")
 
 
 def test_drain_waits_for_the_workers(
@@ -285,6 +285,9 @@ def test_exit_codes(manage: Callable[..., Manage]) -> None:
     assert manage("tasks", "list").end()[0] == 0
     assert manage("tasks", "show", "nobody").end()[0] == 1
     assert manage("tasks", "list", "--status", "lost").end()[0] == 2
+    code, out, err = manage("tasks", "list", "--status", "lost", "--json").end()
+    assert (code, json.loads(out)["code"]) == (2, "invalid_request")
+    assert err.startswith("usage: manage.py tasks list ")
     assert manage("predict", "m", "--inputs", "{").end()[0] == 2
     assert manage("queue", "size", REDIS_ADDRESS=f"127.0.0.1:{closed_port()}").end()[0] == 1
 

@@ -57,3 +57,33 @@ def test_every_line_of_a_request_and_of_its_task_carries_their_ids(serve: Callab
         for line in lines_of(server):
             if str(line["message"]).startswith(("task ", "POST ")):
                 assert line["request_id"] in ("find-me-0", "find-me-1")
+
+
+def test_a_local_model_that_fails_leaves_only_json_lines(serve: Callable[..., Server]) -> None:
+    web = serve("web", **PRODUCTION)
+    answers = [
+        requests.post(
+            f"{web.url}/v1/predict",
+            json={"model_name": "m", "inputs": inputs},
+            headers={**CALLER, "X-Request-ID": f"find-me-{number}"},
+            timeout=30,
+        )
+        for number, inputs in enumerate(
+            (
+                {"raise": "ValueError", "message": "four numbers\nare needed"},
+                {"raise": "ZeroDivisionError", "message": "by nought"},
+            )
+        )
+    ]
+    assert [answer.json()["code"] for answer in answers] == ["invalid_inputs", "platform_error"]
+
+    refused, failed = (
+        [line for line in lines_of(web) if line["logger"] == "platforms.local" and line["request_id"] == f"find-me-{n}"]
+        for n in (0, 1)
+    )
+    assert [line["message"] for line in refused] == [
+        "the local predictor refused its inputs: ValueError: four numbers are needed"
+    ]
+    assert "exception" not in refused[0]
+    assert [line["level"] for line in failed] == ["error"]
+    assert failed[0]["exception"].endswith("ZeroDivisionError: by nought")

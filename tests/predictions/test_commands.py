@@ -44,30 +44,58 @@ def test_so_does_the_help_of_a_command_within_a_command(shell: Shell, command: s
     assert "--json" in said.out
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "tasks",
-        "tasks list --status lost",
-        "tasks list --since yesterday",
-        "tasks list --limit 0",
-        "tasks cancel",
-        "tasks cancel --all-pending one",
-        "queue",
-        "queue drain --timeout soon",
-        "purge_tasks --older-than 7",
-        "purge_tasks --older-than 999999999d",
-        "predict iris",
-        "predict iris --inputs {} --inputs-file -",
-        "predict iris --inputs {} --wait",
-        "predict iris --inputs {} --async --stream",
-    ],
-)
+WRONG_USAGE = [
+    "tasks",
+    "tasks lost",
+    "tasks show",
+    "tasks list --lost",
+    "tasks list --status lost",
+    "tasks list --since yesterday",
+    "tasks list --since 0001-01-01T00:00+14:00",
+    "tasks list --since 9999-12-31T23:59-14:00",
+    "tasks list --limit 0",
+    "tasks list --limit 2147483648",
+    "tasks list --limit 99999999999999999999",
+    "tasks cancel",
+    "tasks cancel --all-pending one",
+    "queue",
+    "queue drain --timeout soon",
+    "purge_tasks --older-than 7",
+    "purge_tasks --older-than 999999999d",
+    "init_check one",
+    "predict iris",
+    "predict iris --inputs {} --inputs-file -",
+    "predict iris --inputs {} --wait",
+    "predict iris --inputs {} --async --stream",
+]
+
+
+@pytest.mark.parametrize("line", WRONG_USAGE)
 def test_wrong_usage_ends_with_2_and_changes_nothing(shell: Shell, line: str) -> None:
     said = shell(*line.split())
     assert (said.code, said.out) == (2, "")
     assert said.err
     assert not Task.objects.exists()
+
+
+@pytest.mark.parametrize("line", WRONG_USAGE)
+def test_with_json_wrong_usage_is_a_document_too(shell: Shell, line: str) -> None:
+    command, *arguments = line.split()
+    for said in (shell(command, "--json", *arguments), shell(command, *arguments, "--json")):
+        assert (said.code, said.json["code"]) == (2, "invalid_request")
+        assert said.json["error"] in said.err
+        assert list(said.json) == ["error", "code"]
+
+
+def test_with_json_the_usage_stays_on_stderr(shell: Shell) -> None:
+    said = shell("tasks", "list", "--limit", "0", "--json")
+    assert said.json["error"] == "argument --limit: '0' is not a whole number from 1 to 2147483647"
+    assert said.err.startswith("usage: manage.py tasks list ")
+
+
+def test_a_list_takes_the_largest_limit(shell: Shell) -> None:
+    task("succeeded", 5)
+    assert len(shell("tasks", "list", "--limit", "2147483647", "--json").json["tasks"]) == 1
 
 
 @pytest.mark.parametrize(

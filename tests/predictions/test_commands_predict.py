@@ -12,7 +12,7 @@ from predictions.queue import queue
 from tests import predictors
 from tests.conftest import RunningWorker
 from tests.platforms.makers import RUNPOD
-from tests.platforms.stub import Stub, hangs, streams, streams_until_hung_up
+from tests.platforms.stub import Stub, answers, hangs, streams, streams_until_hung_up
 from tests.predictions.commands import Shell
 from tests.proxy import Proxy
 
@@ -109,6 +109,38 @@ def test_a_failure_names_its_task(shell: Shell) -> None:
     assert (said.json["code"], said.json["task_id"]) == ("invalid_inputs", task.pk)
     assert "four numbers are needed" in said.err
     assert task.pk in said.err
+
+
+ENDINGS = [
+    ("it broke", "it broke."),
+    ("It broke.", "It broke."),
+    ("no!", "no!"),
+    ("why me?", "why me?"),
+    ("and so on …", "and so on …"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), ENDINGS)
+def test_the_platforms_words_end_in_one_full_stop(shell: Shell, words: str, told: str) -> None:
+    said = shell("predict", "iris", "--inputs", json.dumps({"raise": "ValueError", "message": words}))
+    assert said.err.endswith(f": The platform refused the inputs: {told} Its task is {Task.objects.get().pk}.\n")
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(("words", "told"), ENDINGS)
+def test_so_do_those_of_a_queued_prediction_that_is_waited_for(shell: Shell, words: str, told: str) -> None:
+    inputs = json.dumps({"raise": "ValueError", "message": words})
+    said = shell("predict", "iris", "--inputs", inputs, "--async", "--wait")
+    assert said.err.endswith(f": The prediction failed: {told} Its task is {Task.objects.get().pk}.\n")
+
+
+@pytest.mark.parametrize(("words", "told"), ENDINGS)
+def test_advice_follows_the_platforms_words_as_a_sentence_of_its_own(
+    shell: Shell, kserve: Stub, words: str, told: str
+) -> None:
+    kserve.script(GENERATE, answers({"error": words}, status=500))
+    said = shell("predict", "llm", "--inputs", "{}")
+    assert f": The prediction failed: {told} `manage.py doctor` may know why. Its task is " in said.err
 
 
 def test_a_platform_that_is_away_is_said_to_be(shell: Shell, kserve: Stub) -> None:

@@ -163,10 +163,10 @@ def test_following_what_has_succeeded_ends_at_once_with_0(shell: Shell) -> None:
     assert (said.code, said.out.count("succeeded in 1.500 s")) == (0, 1)
 
 
-def test_ctrl_c_is_how_following_new_tasks_ends(shell: Shell) -> None:
+def test_ctrl_c_ends_following_new_tasks_with_130(shell: Shell) -> None:
     task("running", 60)
     said = shell("tasks", "follow", "--model", "iris", ctrl_c=listens)
-    assert (said.code, said.out) == (0, "")
+    assert (said.code, said.out, said.err) == (130, "", "")
 
 
 def test_ctrl_c_ends_following_a_task_and_leaves_it_alone(shell: Shell) -> None:

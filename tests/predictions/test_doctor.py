@@ -19,6 +19,7 @@ from platforms import Health, Level
 from platforms.health import ok, warning
 from predictions.diagnosis import Finding, checks, diagnose, worst
 from predictions.diagnosis.queueing import judged
+from predictions.diagnosis.words import because, full_stop
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import forget_connections, get_redis
@@ -431,3 +432,9 @@ def test_a_predictor_that_cannot_be_imported(configured: Callable[..., None], se
     configured(PLATFORMS={**settings.PLATFORMS, "local": local})
     finding = worst_of("platform")
     assert (finding.level, "No module named" in finding.says) == (Level.PROBLEM, True)
+
+
+def test_a_cause_in_brackets_comes_before_the_full_stop() -> None:
+    error = OSError("it broke.")
+    error.__cause__ = TimeoutError("timed out")
+    assert full_stop(because(error)) == "it broke (timed out)."

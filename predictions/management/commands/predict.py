@@ -14,6 +14,7 @@ from predictions.api.errors import describe
 from predictions.api.predictions import UID_LENGTH
 from predictions.api.serializers import PredictionSerializer, task_object
 from predictions.context import working_on
+from predictions.diagnosis.words import full_stop
 from predictions.execution import TaskCanceled
 from predictions.ids import new_id
 from predictions.lifecycle import database_errors
@@ -105,7 +106,7 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
         if task.status == Task.Status.CANCELED:
             self._canceled(interruption)
         if task.status == Task.Status.FAILED:
-            self.fail("failed", f"The prediction failed: {printable(task.error_info)}.")
+            self.fail("failed", f"The prediction failed: {full_stop(printable(task.error_info))}")
         self.answer(task_object(task), readable_json(task.outputs))
         self._tell_success(task)
 
@@ -152,7 +153,7 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
             inputs = json.loads(text or "")
             json.dumps(inputs, allow_nan=False)
         except OSError as error:
-            self.refuse(f"{where} cannot be read: {error.strerror}.")
+            self.refuse(f"{where} cannot be read: {full_stop(error.strerror or str(error))}")
         except (ValueError, RecursionError) as error:
-            self.refuse(f"What {where} holds is not JSON: {error}.")
+            self.refuse(f"What {where} holds is not JSON: {full_stop(str(error))}")
         return inputs

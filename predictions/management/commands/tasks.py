@@ -116,7 +116,7 @@ class Command(AgentCommand):
             if not options["ids"]:
                 for task in changes_since(now(), _chosen(options), interruption):
                     self.answer_line(_listed(task), _line(task))
-                return
+                sys.exit(INTERRUPTED)
             ended = self._follow_ids(list(dict.fromkeys(options["ids"])), interruption)
             if interruption.is_noted():
                 sys.exit(INTERRUPTED)
