@@ -53,6 +53,8 @@ def post_fork(arbiter: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Lets the application know when SIGTERM has come, and wait for its database no longer than a caller would."""
     from predictions.api import draining
+    from predictions.api.requests import known_routes
+    from predictions.counters import begin_at_zero
     from predictions.database import bound_answers
     from predictions.process import leave_what_is_loaded
 
@@ -63,5 +65,6 @@ def post_worker_init(worker: Any) -> None:
         worker.delay_seconds = settings.SHUTDOWN_DELAY
         worker.before_ending = closing.close_for_good
 
+    begin_at_zero(platform=settings.ML_PLATFORM, routes=known_routes(), models=filter(None, [settings.MODEL_NAME]))
     leave_what_is_loaded(collect_after=10_000)
     draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

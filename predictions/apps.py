@@ -2,6 +2,10 @@
 
 from django.apps import AppConfig
 
+from predictions import counter_files
+
+counter_files.install()  # here, because another application's admin makes a metric before any `ready` of ours
+
 
 class PredictionsConfig(AppConfig):
     name = "predictions"

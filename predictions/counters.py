@@ -1,12 +1,24 @@
 """What this process counts for Prometheus; /metrics adds up all processes of the host (metrics.py).
 
-The instruments are made at their first use, so a command that counts nothing leaves no file behind.
+The instruments are made at their first use, so a command that counts nothing leaves no file behind. A process that
+serves makes them all when it starts (`begin_at_zero`): a counter that appears with its first count looks to Prometheus
+as if it had never been increased.
 """
 
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from platforms import (
+    InvalidInputs,
+    PlatformError,
+    PlatformTimeout,
+    PlatformUnavailable,
+    Unsupported,
+)
+
+PLATFORM_ERRORS = (InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported)
 MODELS = 200
 """How many model names a process tells apart; callers choose them, so the rest is counted as `other`."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -61,6 +73,21 @@ class _Instruments:
 
 _instruments = _Instruments()
 _models: set[str] = set()
+OUTCOMES = ("succeeded", "stopped", "error", *sorted({error.outcome for error in PLATFORM_ERRORS}))
+"""What becomes of a prediction, as the platform sees it."""
+
+
+def begin_at_zero(*, platform: str, routes: Iterable[str] = (), models: Iterable[str] = ()) -> None:
+    """Makes every metric, with the labels that are known before anything happens."""
+    for name in ("set_to_failed", "async_failures", "async_time"):
+        getattr(_instruments, name)
+    for route in routes:
+        _of_route(route, 200)
+    for model in models:
+        for status in ("succeeded", "failed", "canceled"):
+            _of_model(model, status)
+    for outcome in OUTCOMES:
+        _of_platform(platform, outcome)
 
 
 def request_answered(path: str, status: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from predictions import figures
+from predictions.counter_files import FOLDED_FILES, files_to_add_up
 from predictions.queue.overview import overview
 from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordUnavailable
@@ -34,8 +35,9 @@ class _Counted:
     """The counters of all processes, without those that django-rq keeps for its own pages."""
 
     def collect(self) -> Iterator[Metric]:
-        counted = MultiProcessCollector(None, path=settings.METRICS_DIR)  # type: ignore[no-untyped-call]
-        return (metric for metric in counted.collect() if not metric.name.startswith("rq_"))  # type: ignore[no-untyped-call]
+        with files_to_add_up(settings.METRICS_DIR) as files:
+            counted = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return (metric for metric in counted if not metric.name.startswith(("rq_", FOLDED_FILES)))
 
 
 class _Standing:

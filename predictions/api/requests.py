@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from django.conf import settings
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils.encoding import escape_uri_path
 from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import BaseContentNegotiation
@@ -103,6 +104,19 @@ def _route(request: HttpRequest) -> str:
     """The route that was asked, without what callers put into it; the admin's pages are one."""
     match = request.resolver_match
     return _in_words(f"/{match.route}") if match else request.path if request.path in ("/live", "/ready") else "other"
+
+
+def known_routes() -> list[str]:
+    """What requests are counted by: the API's routes, the admin's pages as one, and what there is no route for."""
+
+    def walk(patterns: Iterable[URLPattern | URLResolver], prefix: str) -> Iterator[str]:
+        for pattern in patterns:
+            if isinstance(pattern, URLResolver):
+                yield from walk(pattern.url_patterns, prefix + str(pattern.pattern))
+            else:
+                yield _in_words(f"/{prefix}{pattern.pattern}")
+
+    return sorted({*walk(get_resolver().url_patterns, ""), "other"})
 
 
 @lru_cache

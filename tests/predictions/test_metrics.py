@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,13 @@ def test_every_promised_name_is_there_once_something_happened(
     counters.tasks_set_to_failed(1)
     text = client.get("/metrics").content.decode()
     assert {name for name in NAMES if re.search(rf"^{name}(_bucket)?[{{ ]", text, re.MULTILINE)} == NAMES
+
+
+def test_a_torn_file_of_counts_does_not_spoil_the_metrics(client: APIClient, settings: Any) -> None:
+    torn = Path(settings.METRICS_DIR) / "counter_1-ab.db"
+    torn.write_bytes(b"\xff\xff\xff\x7ftorn")
+    assert scrape(client)["http_requests_total,path=/metrics"] >= 0
+    torn.unlink(missing_ok=True)
 
 
 def test_a_prediction_counts_its_request_its_task_and_its_platform(client: APIClient) -> None:

@@ -9,6 +9,7 @@ from django_rq.management.commands.rqworker import Command as RQWorker
 
 from predictions import closing
 from predictions.api import worker_port
+from predictions.counters import begin_at_zero
 from predictions.database import bound_answers
 from predictions.process import keep_to_one_core, leave_what_is_loaded
 from predictions.queue import queue
@@ -27,6 +28,7 @@ class Command(RQWorker):
         parser.set_defaults(serializer="rq.serializers.JSONSerializer", verbosity=0)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        begin_at_zero(platform=settings.ML_PLATFORM, models=filter(None, [settings.MODEL_NAME]))
         if address := settings.WORKER_METRICS_ADDRESS:
             try:
                 worker_port.serve(address)

@@ -1,0 +1,243 @@
+"""The files in which processes keep their counts, in prometheus_client's own format.
+
+prometheus_client maps its files into memory, and the kernel kills a process that touches a mapped page of a full disk
+(SIGBUS). Here each process has its counts in memory and writes them through: a write that fails costs nothing but
+their place in the file. Each file is locked by its process for as long as that lives. The files of ended processes are
+added up in one file for each kind, so that restarts do not leave a file behind each time.
+
+    counter_<process>.db  histogram_<process>.db  gauge_sum_<process>.db     one process's, locked by it
+    counter_folded.db     histogram_folded.db     gauge_sum_folded.db        of all that have ended
+    lock                                                                     held by who reads or folds
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import struct
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
+
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
+
+logger = logging.getLogger(__name__)
+
+FOLDED = "folded"
+FOLDED_FILES = "_folded_files"
+"""A metric of the folded files alone: which files they hold. A fold that is interrupted counts none of them twice."""
+LOCK_SECONDS = 2.0
+_HEADER_BYTES = 8
+_NAME = re.compile(rf"(counter|histogram|summary|gauge_sum)_({FOLDED}|\d+(-[0-9a-f]+)?)\.db")
+_UNREADABLE = (OSError, struct.error, RuntimeError, ValueError, TypeError)
+
+_process: tuple[int, str] = (0, "")
+
+
+def process_id() -> str:
+    """A name for this process that no other has, on any host."""
+    global _process
+    pid = os.getpid()
+    if _process[0] != pid:
+        _process = (pid, f"{pid}-{uuid.uuid4().hex[:12]}")
+    return _process[1]
+
+
+def install() -> None:
+    """Makes prometheus_client keep its counts here. Call it before the first metric is made."""
+    values.MmapedDict = CounterFile  # type: ignore[attr-defined,assignment]
+    values.ValueClass = values.MultiProcessValue(process_identifier=process_id)  # type: ignore[no-untyped-call]
+
+
+class CounterFile:
+    """One kind of metric of this process; takes the place of prometheus_client's MmapedDict. Not thread-safe."""
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        self._name = filename
+        self._values: dict[str, float] = {}
+        self._positions: dict[str, int] = {}
+        """Where the file has them; it lacks those that could not be written yet."""
+        self._file: int | None = None
+        self._used = 0
+        self._is_failing = False
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        if key not in self._values:
+            self.write_value(key, 0.0, 0.0)
+        return self._values[key], 0.0
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        self._values[key] = value
+        try:
+            if key in self._positions:
+                _write(self._opened(), struct.pack("dd", value, timestamp), self._positions[key])
+            else:
+                self._append(key, value, timestamp)
+        except OSError as error:
+            if not self._is_failing:
+                logger.warning("counts are kept in memory only: %s cannot be written (%s)", self._name, error.strerror)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _append(self, key: str, value: float, timestamp: float) -> None:
+        """The entry first and then the length that includes it: a file is whole wherever this ends."""
+        file = self._opened()
+        entry = _entry(key, value, timestamp)
+        _write(file, entry, self._used)
+        _write(file, struct.pack("i", self._used + len(entry)), 0)
+        self._used += len(entry)
+        self._positions[key] = self._used - 16
+
+    def _opened(self) -> int:
+        if self._file is None:
+            self._file = os.open(self._name, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not self._used:
+            _write(self._file, struct.pack("ii", _HEADER_BYTES, 0), 0)
+            self._used = _HEADER_BYTES
+        return self._file
+
+
+def _write(file: int, data: bytes, position: int) -> None:
+    if os.pwrite(file, data, position) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _entry(key: str, value: float, timestamp: float) -> bytes:
+    """Length, key padded to eight bytes, value, timestamp (prometheus_client/mmap_dict.py)."""
+    encoded = key.encode()
+    padded = encoded + b" " * (8 - (len(encoded) + 4) % 8)
+    return struct.pack(f"i{len(padded)}sdd", len(encoded), padded, value, timestamp)
+
+
+@contextmanager
+def files_to_add_up(directory: str) -> Iterator[list[str]]:
+    """The files whose sum is what all processes counted, ended ones included; they stay as they are in the block."""
+    with _locked(Path(directory)) as may_fold:
+        found = sorted(filter(_NAME.fullmatch, os.listdir(directory)))
+        yield [
+            str(file)
+            for kind, names in groupby(found, key=_kind)
+            for file in _without_the_ended(Path(directory), kind, list(names), may_fold=may_fold)
+        ]
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Whether nobody else reads or folds meanwhile; False where the lock is not to be had."""
+    try:
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:  # the disk is full
+        yield False
+        return
+    try:
+        yield _lock(lock)
+    finally:
+        os.close(lock)
+
+
+def _lock(file: int) -> bool:
+    """Asks again instead of waiting: under gevent the wait would hold up the whole process."""
+    give_up_at = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > give_up_at:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def _without_the_ended(directory: Path, kind: str, names: list[str], *, may_fold: bool) -> list[Path]:
+    """The readable files of one kind, after what ended processes counted has gone into the folded one."""
+    folded = directory / f"{kind}_{FOLDED}.db"
+    live = [directory / name for name in names if name != folded.name]
+    sums = (_read(folded) if folded.exists() else {}) or {}
+    counted = {_file_of(key) for key in sums if _is_marker(key)}
+    if may_fold:
+        ended = [file for file in live if _has_ended(file)]
+        if ended and _fold(folded, sums, [file for file in ended if file.name not in counted]):
+            for file in ended:
+                _delete(file)
+            live = [file for file in live if file not in ended]
+    return [file for file in [folded, *live] if file.name not in counted and _read(file) is not None]
+
+
+def _fold(folded: Path, sums: dict[str, float], files: list[Path]) -> bool:
+    """Adds what the files hold to `folded`, all of it or nothing; whether it did. A torn file holds nothing."""
+    added = {key: value for key, value in sums.items() if not _is_marker(key)}
+    for file in files:
+        for key, value in (_read(file) or {}).items():
+            added[key] = added.get(key, 0.0) + value
+    markers = {json.dumps([FOLDED_FILES, FOLDED_FILES, {"file": file.name}, ""]): 1.0 for file in files}
+    entries = b"".join(_entry(key, value, 0.0) for key, value in {**added, **markers}.items())
+    draft = folded.with_suffix(".draft")
+    try:
+        draft.write_bytes(struct.pack("ii", _HEADER_BYTES + len(entries), 0) + entries)
+        draft.replace(folded)
+    except OSError as error:
+        logger.warning("the counts of %d ended processes cannot be folded: %s", len(files), error.strerror)
+        _delete(draft)
+        return False
+    return True
+
+
+def _read(file: Path) -> dict[str, float] | None:
+    """Key → value; None for a file that is torn, or gone."""
+    try:
+        found = {key: value for key, value, *_ in MmapedDict.read_all_values_from_file(str(file))}  # type: ignore[no-untyped-call]
+        for key in found:
+            metric, name, labels, help_text = json.loads(key)
+            dict(labels)
+    except _UNREADABLE as error:
+        if not isinstance(error, FileNotFoundError):
+            logger.warning("the counts in %s cannot be read (%s)", file.name, error)
+        return None
+    return found
+
+
+def _has_ended(file: Path) -> bool:
+    """Whether the process that wrote the file has ended: then nobody holds its lock."""
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _kind(name: str) -> str:
+    """`counter`, `histogram`, `summary` or `gauge_sum`."""
+    return name.rpartition("_")[0]
+
+
+def _is_marker(key: str) -> bool:
+    return key.startswith(f'["{FOLDED_FILES}"')
+
+
+def _file_of(marker: str) -> str:
+    return str(json.loads(marker)[2]["file"])
+
+
+def _delete(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
