@@ -14,8 +14,11 @@ A prediction is mostly waiting. Threads wait as well as greenlets do, but only a
 probe among them, waits for one. More processes than cores only cost memory.
 """
 
+import errno
 import os
 import resource
+import socket
+import time
 from typing import Any
 
 from config import settings
@@ -44,6 +47,37 @@ control_socket_disable = True
 # A prediction that waits takes two or three descriptors, a batch of uploads one for each file.
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, min(_hard, 65_536)), _hard))
+
+
+def on_starting(arbiter: Any) -> None:
+    """Waits until the port is free: processes of a master that was killed may still hold it.
+
+    They end by themselves at once, unless they are stopped (SIGSTOP, a frozen cgroup). gunicorn's own five tries are
+    over after five seconds, and a supervisor that backs off then leaves the port alone for minutes.
+    """
+    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:  # the sockets are handed over, and are in use
+        return
+    give_up_at = time.monotonic() + graceful_timeout
+    tell_at = 0.0
+    for address in arbiter.cfg.address:
+        while isinstance(address, tuple) and _is_in_use(address) and time.monotonic() < give_up_at:
+            if time.monotonic() >= tell_at:
+                arbiter.log.warning(
+                    "port %d is in use, waiting for it: if a killed server left processes behind, kill -9 them",
+                    address[1],
+                )
+                tell_at = time.monotonic() + 10
+            time.sleep(0.2)
+
+
+def _is_in_use(address: tuple[Any, ...]) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def post_fork(arbiter: Any, worker: Any) -> None:
