@@ -174,6 +174,14 @@ def test_a_server_is_told_the_same_as_by_djangos_own_application(path: str, cont
     assert vars(ours) == vars(djangos)
 
 
+@pytest.mark.parametrize("path", [*PREDICTIONS, *WITH_AN_ID, "/v1/docs"])
+def test_a_server_gets_the_same_redirect_to_https_as_from_djangos_own_application(path: str, settings: Any) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    ours, djangos = Told(ShortcutHandler(), path, b"{}"), Told(WSGIHandler(), path, b"{}")
+    assert vars(ours) == vars(djangos)
+    assert ours.status == "308 Permanent Redirect"
+
+
 def test_a_server_is_handed_a_prediction() -> None:
     told = Told(ShortcutHandler(), "/v1/predict", json.dumps(GOOD).encode())
     assert (told.status, json.loads(told.content)["outputs"]) == ("200 OK", 7)
