@@ -103,7 +103,9 @@ class _ShortWay:
         self._match = match
         checked: Any = convert_exception_to_response(CommonMiddleware(_answer))
         self._asked = RequestMiddleware(checked)
-        self._protected: Way = HTTPSRedirectMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(_empty)))
+        self._protected: Way = convert_exception_to_response(
+            HTTPSRedirectMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(_empty)))
+        )
         self._headers: dict[bool, dict[str, str]] = {}
 
     def __call__(self, request: HttpRequest, **kwargs: str) -> tuple[Any, dict[str, str]]:
@@ -113,7 +115,7 @@ class _ShortWay:
         headers = self._headers.get(is_secure)
         if headers is None:
             shown = self._protected(request)
-            if shown.status_code != 200:  # sent on to HTTPS
+            if shown.status_code != 200:  # redirected to HTTPS, or refused for its Host header
                 return shown, {}
             del shown.headers["Content-Type"]
             headers = self._headers[is_secure] = dict(shown.items())
