@@ -16,6 +16,7 @@ from predictions.api import errors
 from predictions.diagnosis import checks
 from predictions.management.commands import queue, tasks
 from predictions.models import Task
+from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
 from tests.servers import procfile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,11 +123,18 @@ def test_every_variable_of_the_deployment_is_a_setting() -> None:
     } == {}
 
 
-@pytest.mark.parametrize("page", ["deploying", "upgrading"])
+@pytest.mark.parametrize("page", ["deploying", "platforms", "upgrading"])
 def test_a_variable_that_a_page_names_is_a_setting(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", (ROOT / f"docs/{page}.md").read_text()))
     assert named
     assert named - set(SETTINGS) <= {"WEB_ADDRESS", "SSL_CERT_FILE"}
+
+
+def test_the_line_that_the_platforms_page_replaces_is_in_the_settings_that_scripts_run_writes() -> None:
+    page = (ROOT / "docs/platforms.md").read_text()
+    replaced = re.search(r"In `\.env`, replace the line `(.*?)`", page)
+    assert replaced
+    assert replaced[1] in SETTINGS_OF_SCRIPTS_RUN.splitlines()
 
 
 def test_a_file_that_a_page_names_exists() -> None:
