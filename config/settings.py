@@ -187,6 +187,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "predictions.api.requests.TrailingSlashMiddleware",
     "predictions.api.shortcut.ShortcutMiddleware",
+    "predictions.api.headers.HTTPSRedirectMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "predictions.api.headers.HeadersMiddleware",

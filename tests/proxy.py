@@ -17,6 +17,7 @@ class Proxy:
         self.target = (host, int(port))
         self.requests_left = float("inf")
         self.requests = 0
+        self.connections = 0
         self.delay_seconds = 0.0
         self.drop_replies = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -46,6 +47,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             if self.requests_left <= 0:
                 client.close()
                 continue

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.conf import settings
 from django.core.management import get_commands
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
@@ -15,11 +16,14 @@ from predictions.api import errors
 from predictions.diagnosis import checks
 from predictions.management.commands import queue, tasks
 from predictions.models import Task
+from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
 from tests.servers import procfile
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs/operating.md").read_text()
+DEPLOYING = (ROOT / "docs/deploying.md").read_text()
+NGINX = (ROOT / "deploy/nginx/serving-agent.conf").read_text()
 
 
 def table(heading: str, text: str = README) -> list[list[str]]:
@@ -120,11 +124,18 @@ def test_every_variable_of_the_deployment_is_a_setting() -> None:
     } == {}
 
 
-@pytest.mark.parametrize("page", ["deploying", "upgrading"])
+@pytest.mark.parametrize("page", ["deploying", "platforms", "upgrading"])
 def test_a_variable_that_a_page_names_is_a_setting(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", (ROOT / f"docs/{page}.md").read_text()))
     assert named
     assert named - set(SETTINGS) <= {"WEB_ADDRESS", "SSL_CERT_FILE"}
+
+
+def test_the_line_that_the_platforms_page_replaces_is_in_the_settings_that_scripts_run_writes() -> None:
+    page = (ROOT / "docs/platforms.md").read_text()
+    replaced = re.search(r"In `\.env`, replace the line `(.*?)`", page)
+    assert replaced
+    assert replaced[1] in SETTINGS_OF_SCRIPTS_RUN.splitlines()
 
 
 def test_a_file_that_a_page_names_exists() -> None:
@@ -135,6 +146,31 @@ def test_a_file_that_a_page_names_exists() -> None:
         r"`((?:base|components|overlays|example)[a-z/.-]*)`", (ROOT / "docs/deploying.md").read_text()
     ):
         assert (ROOT / "deploy/kubernetes" / part).exists(), part
+
+
+def test_the_deploying_page_shows_the_nginx_configuration_as_the_file_has_it() -> None:
+    assert re.findall(r"```nginx\n(.*?)```", DEPLOYING, re.DOTALL) == [NGINX]
+
+
+def in_nginx(directive: str, unit: str) -> list[int]:
+    """The values of a directive of the nginx configuration."""
+    return [int(value) for value in re.findall(rf"^ *{directive} (\d+){unit};", NGINX, re.MULTILINE)]
+
+
+def test_nginx_accepts_what_the_agent_accepts_and_waits_as_long_as_a_task_may_run() -> None:
+    everywhere, uploads = (megabytes * 1024**2 for megabytes in in_nginx("client_max_body_size", "m"))
+    assert everywhere > max(settings.MAX_REQUEST_BODY, settings.MAX_UPLOAD_SIZE)
+    assert uploads > settings.MAX_UPLOAD_SIZE * 10
+    for directive in ("proxy_read_timeout", "proxy_send_timeout"):
+        (seconds,) = in_nginx(directive, "s")
+        assert seconds > settings.TASK_TIMEOUT
+
+
+def test_nginx_closes_an_idle_connection_before_the_agent_does() -> None:
+    kept = re.search(r"^keepalive = (\d+)$", (ROOT / "config/gunicorn.py").read_text(), re.MULTILINE)
+    assert kept
+    (seconds,) = in_nginx("keepalive_timeout", "s")
+    assert seconds < int(kept[1])
 
 
 def routes(urlconf: str) -> set[tuple[str, str]]:

@@ -19,6 +19,7 @@ OWN = {
     "…,…": "key1,key2",
     "postgres://…": "postgres://u@h/x",
 }
+A_TASK = "/task/019a0000-0000-7000-8000-000000000000"
 
 
 def documented_production() -> dict[str, str]:
@@ -92,11 +93,31 @@ def test_plain_http_is_redirected_but_for_what_the_cluster_asks(settings: Any) -
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     plain, secure = Client(), Client(headers={"X-Forwarded-Proto": "https"})
     assert plain.get("/admin/login/")["Location"] == "https://testserver/admin/login/"
-    assert plain.post("/v1/predict").status_code == 301
+    assert plain.post("/v1/predict")["Location"] == "https://testserver/v1/predict"
     for path in ("/live", "/ready", "/metrics"):
         assert plain.get(path).status_code == 200, path
     assert plain.post("/u/x/upload").status_code == 404
     assert secure.get("/admin/login/").status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/admin/login/", "/v1/docs", "/nowhere", "/v1/predict", "/async/v1/predict", A_TASK])
+def test_the_redirect_to_https_keeps_the_method_and_the_query(path: str, method: str, settings: Any) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    response = Client().generic(method, path, b"{}", QUERY_STRING="a=1")
+    assert (response.status_code, response.reason_phrase) == (308, "Permanent Redirect")
+    assert response["Location"] == f"https://testserver{path}?a=1"
+
+
+@pytest.mark.parametrize("way", ["the short way", "the ordinary way"])
+def test_a_prediction_sent_over_plain_http_succeeds_after_the_redirect(way: str, settings: Any) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    if way == "the ordinary way":
+        settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "Shortcut" not in name]
+    body = {"model_name": "iris", "inputs": {"answer": 7}}
+    response = Client().post("/v1/predict", body, "application/json", follow=True)
+    assert [status for _, status in response.redirect_chain] == [308]
+    assert (response.status_code, response.json()["outputs"]) == (200, 7)
 
 
 def test_browsers_are_told_to_insist_on_https_over_https_alone(settings: Any) -> None:

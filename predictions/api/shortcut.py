@@ -13,10 +13,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.common import CommonMiddleware
-from django.middleware.security import SecurityMiddleware
 from django.urls import Resolver404, ResolverMatch, resolve
 
-from predictions.api.headers import HeadersMiddleware
+from predictions.api.headers import HeadersMiddleware, HTTPSRedirectMiddleware
 from predictions.api.requests import RequestMiddleware
 from predictions.models import new_task_id
 
@@ -104,7 +103,9 @@ class _ShortWay:
         self._match = match
         checked: Any = convert_exception_to_response(CommonMiddleware(_answer))
         self._asked = RequestMiddleware(checked)
-        self._protected: Way = SecurityMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(_empty)))
+        self._protected: Way = convert_exception_to_response(
+            HTTPSRedirectMiddleware(XFrameOptionsMiddleware(HeadersMiddleware(_empty)))
+        )
         self._headers: dict[bool, dict[str, str]] = {}
 
     def __call__(self, request: HttpRequest, **kwargs: str) -> tuple[Any, dict[str, str]]:
@@ -114,7 +115,7 @@ class _ShortWay:
         headers = self._headers.get(is_secure)
         if headers is None:
             shown = self._protected(request)
-            if shown.status_code != 200:  # sent on to HTTPS
+            if shown.status_code != 200:  # redirected to HTTPS, or refused for its Host header
                 return shown, {}
             del shown.headers["Content-Type"]
             headers = self._headers[is_secure] = dict(shown.items())

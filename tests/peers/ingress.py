@@ -1,34 +1,17 @@
 """nginx as a peer: the ingress in front of the model servers, which routes on the Host header."""
 
 import json
-import os
-import pwd
-import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.peers.peers import Peer
+from tests.peers.nginx import Nginx
 from tests.servers import free_port
 
-MISSING = "tests/peers/test_ingress.py needs nginx in PATH: apt install nginx-light"
-
-CONFIGURATION = """
-daemon off;
-{user}
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log info;
-events {{ worker_connections 256; }}
-http {{
+HTTP = """
     log_format calls escape=json
         '{{"connection":$connection,"method":"$request_method","uri":"$request_uri","status":$status,'
         '"host":"$http_host","content_type":"$http_content_type","upstream":"$upstream_addr"}}';
     access_log {directory}/access.jsonl calls;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
 
     limit_req_zone $server_name zone=scarce:1m rate=5r/s;
     limit_req_status 429;
@@ -96,35 +79,24 @@ http {{
         keepalive_timeout 1s;
         location / {{ proxy_pass http://models; }}
     }}
-}}
 """
 
 
-class Ingress(Peer):
-    """nginx in the foreground, with everything it writes in `directory`."""
+class Ingress(Nginx):
+    """Answers 404 for every host that it does not know."""
 
     def __init__(self, directory: Path, *, models: str) -> None:
-        nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        assert nginx, MISSING
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self._directory = directory
-        (directory / "nginx.conf").write_text(
-            CONFIGURATION.format(
-                directory=directory,
-                user=f"user {pwd.getpwuid(0).pw_name} root;" if os.geteuid() == 0 else "",
-                address=self.address,
-                port=port,
-                models=models,
-                nobody=f"127.0.0.1:{free_port()}",
-            )
+        http = HTTP.format(
+            directory=directory,
+            address=self.address,
+            port=port,
+            models=models,
+            nobody=f"127.0.0.1:{free_port()}",
         )
-        super().__init__(
-            [nginx, "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(directory / "nginx.conf")],
-            url=f"http://{self.address}/nginx",
-            log=directory / "nginx.log",
-            environment={},
-        )
+        super().__init__(directory, http, url=f"http://{self.address}/nginx")
 
     def requests(self) -> list[dict[str, Any]]:
         """Its access log: `connection` (a number), `method`, `uri`, `status`, `host`, `content_type`, `upstream`."""

@@ -89,7 +89,7 @@ class Peer:
                 if self.process.poll() is not None:
                     break
                 with suppress(requests.RequestException):
-                    session.get(self.url, timeout=2)
+                    session.get(self.url, timeout=2, allow_redirects=False)
                     return
                 time.sleep(0.05)
         raise AssertionError(f"{self.command[0]} did not start; the end of {self.log}:\n{self.output()}")

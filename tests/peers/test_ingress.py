@@ -1,5 +1,8 @@
 """The agent in front of an ingress: nginx, which finds the model server by the Host header."""
 
+import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +16,7 @@ from tests.peers.conftest import FLOWER, NewAgent
 from tests.peers.ingress import Ingress
 from tests.peers.model_server import ModelServer
 from tests.predictions.test_cancel import until
+from tests.servers import ROOT, environment_of
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +100,27 @@ def test_a_model_the_ingress_does_not_know(agent: NewAgent, ingress: Ingress, ks
     assert statuses(ingress, 2) == [404, 404]  # asked once each
     assert ingress.requests()[0]["host"] == "roses.default.example.com"
     assert kserve.calls() == []
+
+
+def test_the_doctor_says_what_the_platforms_page_shows_of_a_host_that_the_ingress_does_not_know(
+    ingress: Ingress,
+) -> None:
+    page = (ROOT / "docs/platforms.md").read_text()
+    shown = re.search(r"manage\.py (doctor --model \S+)\n…\n(.*?)```", page, re.DOTALL)
+    settings = re.search(r"```sh\n(ML_PLATFORM=kserve\n.*?)```", page, re.DOTALL)
+    assert shown
+    assert settings
+    documented = dict(line.split("=") for line in settings[1].splitlines())
+    doctor = subprocess.run(
+        [sys.executable, "manage.py", *shown[1].split()],
+        cwd=ROOT,
+        env=environment_of(**{**documented, "KSERVE_ADDRESS": ingress.address}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert doctor.returncode == 1
+    assert shown[2].replace(documented["KSERVE_ADDRESS"], ingress.address) in doctor.stdout
 
 
 def test_a_404_without_a_word(agent: NewAgent, ingress: Ingress) -> None:

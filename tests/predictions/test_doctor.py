@@ -420,6 +420,17 @@ def test_the_platform_is_asked_about_the_model(shell: Shell, kserve: Stub, deplo
     assert (asked.code, finding["level"], "iris is ready" in finding["says"]) == (0, "ok", True)
 
 
+def test_a_model_that_the_ingress_does_not_know_is_told_with_its_host(shell: Shell, kserve: Stub) -> None:
+    kserve.script("GET /v1/models/roses", says(b"<html>", status=404, content_type="text/html"))
+    finding = worst_of("platform", "roses")
+    host = "roses.default.example.com"
+    assert finding.level is Level.PROBLEM
+    assert finding.says == f"the ingress at {kserve.address} knows no roses under the host {host}"
+    assert "KSERVE_HOST_TEMPLATE" in finding.mend
+    assert kserve.calls("GET /v1/models/roses")[0].headers["host"] == host
+    assert shell("doctor", "--model", "roses").code == 1
+
+
 def test_a_platform_that_is_away(kserve: Stub) -> None:
     kserve.close()
     finding = worst_of("platform")

@@ -95,6 +95,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "to another host": {"data": GOOD, "headers": {"Host": "elsewhere.example"}},
     "with its own id": {"data": GOOD, "headers": {"X-Request-ID": "mine"}},
     "over plain HTTP where that is not enough": {"data": GOOD, "settings": {"SECURE_SSL_REDIRECT": True}},
+    "over plain HTTP to another host": {
+        "data": GOOD,
+        "headers": {"Host": "elsewhere.example"},
+        "settings": {"SECURE_SSL_REDIRECT": True},
+    },
     "over HTTPS": {"data": GOOD, "secure": True, "settings": {"SECURE_HSTS_SECONDS": 60}},
 }
 
@@ -172,6 +177,18 @@ class Told:
 def test_a_server_is_told_the_same_as_by_djangos_own_application(path: str, content: bytes) -> None:
     ours, djangos = Told(ShortcutHandler(), path, content), Told(WSGIHandler(), path, content)
     assert vars(ours) == vars(djangos)
+
+
+@pytest.mark.parametrize("host", ["testserver", "elsewhere.example"])
+@pytest.mark.parametrize("path", [*PREDICTIONS, *WITH_AN_ID, "/v1/docs"])
+def test_a_server_gets_the_same_redirect_to_https_as_from_djangos_own_application(
+    path: str, host: str, settings: Any
+) -> None:
+    settings.ALLOWED_HOSTS = [host]
+    settings.SECURE_SSL_REDIRECT = True
+    ours, djangos = Told(ShortcutHandler(), path, b"{}"), Told(WSGIHandler(), path, b"{}")
+    assert vars(ours) == vars(djangos)
+    assert ours.status == ("308 Permanent Redirect" if host == "testserver" else "400 Bad Request")
 
 
 def test_a_server_is_handed_a_prediction() -> None:
