@@ -33,7 +33,7 @@ WAYS: dict[str, tuple[Callable[[Client, dict[str, str]], Any], int]] = {
     "its second page": (lambda browser, ids: browser.get(LIST, {"p": "2"}), 4),
     "a filtered list": (lambda browser, ids: browser.get(LIST, {"status__exact": "failed", "model_name": "iris"}), 4),
     "a search": (lambda browser, ids: browser.get(LIST, {"q": "iris"}), 4 + 4),
-    "an init check": (lambda browser, ids: call_command("init_check", stdout=StringIO()), 2 + 4),
+    "an init check": (lambda browser, ids: call_command("init_check", stdout=StringIO()), 3 + 4),
     "an archive sweep": (lambda browser, ids: call_command("sweep_archive", stdout=StringIO()), 2 * 3),
     "a purge": (lambda browser, ids: call_command("purge_tasks", stdout=StringIO()), 5 + 2),
 }
