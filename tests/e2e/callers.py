@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from tests.e2e.answers import answer_to, pieces_of
+
 Body = dict[str, Any]
 
 
@@ -17,6 +19,7 @@ class Callers:
 
     `answers` counts what came: a status and code for a whole answer; `refused` where no connection was made;
     `idle closed` where a kept connection was found closed before anything was sent on it; `cut` for everything else.
+    `wrong` tells of answers with other outputs than those of their inputs, and of streams that are not whole.
     """
 
     def __init__(self, port: int, path: str, body: Callable[[int], Body], *, count: int, keep_alive: bool) -> None:
@@ -38,6 +41,8 @@ class Callers:
         self.stop_asking()
         for thread in self._threads:
             thread.join(120)
+        if kind is None:
+            assert not self.wrong, self.wrong[:3]
 
     def stop_asking(self) -> None:
         self._over.set()
@@ -75,18 +80,21 @@ class Callers:
             self._note(f"cut: {error!r} {time.monotonic() - asked_at:.3f} s after it was asked")
             return False
         if response.status == 200:
-            self._note("200", self._why_not_whole(number, text))
+            self._note("200", self._why_wrong(number, text))
         else:
             self._note(f"{response.status} {json.loads(text)['code']}")
             if b"shutting down" in text and response.headers["Connection"] != "close":
                 self.wrong.append("told to go elsewhere, but not by Connection: close")
         return response.headers["Connection"] != "close"
 
-    def _why_not_whole(self, number: int, text: bytes) -> str:
-        pieces = self._body(number)["inputs"].get("pieces")
-        if pieces is None or len(text.splitlines()) == pieces:
-            return ""
-        return f"{len(text.splitlines())} of {pieces} pieces: {text[-200:]!r}"
+    def _why_wrong(self, number: int, text: bytes) -> str:
+        inputs = self._body(number)["inputs"]
+        if "pieces" in inputs:
+            came, expected = [json.loads(line).get("data") for line in text.splitlines()], pieces_of(inputs)
+        else:
+            task = json.loads(text)
+            came, expected = task.get("outputs"), answer_to(inputs) if "outputs" in task else None
+        return "" if came == expected else f"{inputs} gave {text[-200:]!r}"
 
     def _note(self, answer: str, wrong: str = "") -> None:
         with self._lock:

@@ -16,6 +16,8 @@ from typing import Any  # noqa: E402
 
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
+from tests.e2e.answers import answer_to, pieces_of  # noqa: E402
+
 calls: list[dict[str, Any]] = []
 
 
@@ -28,10 +30,9 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     calls.append({**inputs, "at": time.time()})
     if "pieces" in inputs:
         start_response("200 OK", [])
-        return _pieces(inputs["pieces"], inputs.get("sleep", 0))
+        return _stream(inputs)
     time.sleep(inputs.get("sleep", 0))
-    body = inputs.get("body", {"n": inputs.get("n")})
-    return _answer(start_response, inputs.get("status", "200 OK"), body)
+    return _answer(start_response, inputs.get("status", "200 OK"), answer_to(inputs))
 
 
 def _answer(start_response: Callable[..., Any], status: str, answer: Any) -> Iterable[bytes]:
@@ -40,10 +41,10 @@ def _answer(start_response: Callable[..., Any], status: str, answer: Any) -> Ite
     return [body]
 
 
-def _pieces(count: int, seconds: float) -> Iterator[bytes]:
-    for number in range(count):
-        time.sleep(seconds)
-        yield json.dumps({"id": number, "data": f"piece {number} "}).encode() + b"\n"
+def _stream(inputs: dict[str, Any]) -> Iterator[bytes]:
+    for number, piece in enumerate(pieces_of(inputs)):
+        time.sleep(inputs.get("sleep", 0))
+        yield json.dumps({"id": number, "data": piece}).encode() + b"\n"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from django.utils.timezone import now, timedelta
 from predictions.models import Task
 from predictions.queue import queue
 from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -23,8 +24,9 @@ def test_init_check_after_worker_and_web_were_killed_in_mid_work(
 ) -> None:
     environment = {**slow_platform.environment(), "WORKER_CONCURRENCY": "4"}
     web, worker = serve("web", **environment), serve("worker", **environment)
-    body = {"model_name": "m", "inputs": {"sleep": 3}}
-    ids = [requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).json()["id"] for _ in range(8)]
+    body = {"model_name": "m", "inputs": {"n": "sync", "sleep": 3}}
+    bodies = [{"model_name": "m", "inputs": {"n": number, "sleep": 3}} for number in range(8)]
+    ids = [requests.post(f"{web.url}/async/v1/predict", json=one, timeout=30).json()["id"] for one in bodies]
     until(lambda: Task.objects.filter(status="running").count() == 4)
     with pytest.raises(requests.RequestException):
         requests.post(f"{web.url}/v1/predict", json=body, timeout=0.5)
@@ -52,6 +54,7 @@ def test_init_check_after_worker_and_web_were_killed_in_mid_work(
     tasks = Task.objects.filter(pk__in=ids)
     assert Counter(task.status for task in tasks) == {"succeeded": 8}
     assert Counter(task.attempt for task in tasks) == {1: 4, 2: 4}
+    assert_outputs_belong_to_inputs()
     until(lambda: queue.sizes() == queue.Sizes(0, 0))
     print(f"\nall run {time.time() - killed_at:.0f} s after a new worker came")
 

@@ -17,7 +17,7 @@ from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.e2e.callers import Callers
 from tests.e2e.conftest import SlowPlatform
-from tests.e2e.faults import Crowd, settles
+from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, settles
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -54,9 +54,8 @@ def test_nobody_is_cut_off_while_web_ends(serve: Serve, slow_platform: SlowPlatf
         print(f"\n{processes} processes ended after {time.monotonic() - told_at:.1f} s; before: {dict(before)}")
         time.sleep(1)
     for name, callers in crowd.items():
-        print(f"{name}: {dict(callers.answers)} {callers.cuts[:3]} {callers.wrong[:3]}")
+        print(f"{name}: {dict(callers.answers)} {callers.cuts[:3]}")
         assert set(callers.answers) <= ANSWERS, callers.cuts
-        assert not callers.wrong
     in_all = sum((callers.answers for callers in crowd.values()), Counter[str]())
     assert in_all["503 unavailable"] > 0
     waiting = crowd["async"].answers["200"] + crowd["async, new connections"].answers["200"]
@@ -65,6 +64,7 @@ def test_nobody_is_cut_off_while_web_ends(serve: Serve, slow_platform: SlowPlatf
         "pending": waiting,
     }
     assert len(slow_platform.calls()) == in_all["200"] - waiting
+    assert_outputs_belong_to_inputs()
 
 
 def test_who_comes_at_the_very_last_moment_is_answered(serve: Serve, slow_platform: SlowPlatform) -> None:

@@ -17,7 +17,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from tests import environment
 from tests.e2e.conftest import SlowPlatform
-from tests.e2e.faults import Crowd, settles
+from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, settles
 from tests.predictions.test_cancel import until
 from tests.redis_topologies import Topology
 from tests.servers import Server
@@ -70,18 +70,19 @@ def test_a_process_that_slept_through_the_election_writes_to_the_new_master(
     web = serve("web", **settings)
     serve("worker", **settings)
 
-    def submit() -> str:
-        body = {"model_name": "m", "inputs": {}}
+    def submit(number: int) -> str:
+        body = {"model_name": "m", "inputs": {"n": number}}
         return str(requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).json()["id"])
 
-    submit()
+    submit(0)
     master = servers.master()
     master.freeze()
     servers.wait_until_replaced(master)
     master.thaw()  # it takes itself for the master until it is told
-    jobs = [Job.key_for(submit()) for _ in range(5)]
+    jobs = [Job.key_for(submit(number)) for number in range(1, 6)]
     assert servers.master().ask("EXISTS", *jobs) == 5
     until(lambda: Task.objects.filter(status="succeeded").count() == 6)
+    assert_outputs_belong_to_inputs()
 
 
 def test_what_a_lagging_replica_never_got_is_queued_again_by_the_init_check(
@@ -107,6 +108,7 @@ def test_what_a_lagging_replica_never_got_is_queued_again_by_the_init_check(
     call_command("init_check")
     until(lambda: Task.objects.filter(status="succeeded").count() == 61)
     assert Counter(call["n"] for call in slow_platform.calls()) == dict.fromkeys(range(61), 1)
+    assert_outputs_belong_to_inputs()
 
 
 def is_set_right() -> bool:

@@ -10,6 +10,7 @@ import requests
 
 from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.predictions.test_cancel import until
 from tests.redis_topologies import Topology, running
 from tests.servers import Server
@@ -54,6 +55,7 @@ def test_submissions_are_refused_soon_and_nothing_is_lost(
     assert ended == {"succeeded": CALLERS + 1, "failed": CALLERS + 1}
     seen = Counter(call["n"] for call in slow_platform.calls())
     assert seen == {**dict.fromkeys(range(CALLERS), 1), "sync": 1}
+    assert_outputs_belong_to_inputs()
     until(lambda: submit(-1).status_code == 200)
     seconds = sorted(answer.elapsed.total_seconds() for answer in refused)
     print(

@@ -15,6 +15,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -47,6 +48,7 @@ def test_640_tasks_of_one_second_on_64_slots(serve: Serve, slow_platform: SlowPl
     calls = slow_platform.calls()
     assert Counter(task.status for task in Task.objects.all()) == {"succeeded": 640}
     assert Counter(call["n"] for call in calls) == dict.fromkeys(range(640), 1)
+    assert_outputs_belong_to_inputs()
     assert peak < 150
     ended = max(task.ended_at for task in Task.objects.all()).timestamp()
     wall = ended - min(call["at"] for call in calls)

@@ -66,13 +66,13 @@ def lost(status: str, age: float) -> list[str]:
 
 
 def test_each_task_is_settled_once_however_many_look_for_it() -> None:
-    old = lost("pending", 4000) + lost("running", 4000)
-    young = lost("pending", 10)
+    old = lost("pending", 200_000) + lost("running", 4000)
+    waiting = lost("pending", 4000)
     archived = lost("running", 20)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", dict.fromkeys(archived, 9e12))
     said = sum(at_once(*["init_check", "sweep_archive"] * PROCESSES), Counter())
-    assert (said["failed"], said["enqueued again"]) == (len(old) + len(archived), len(young))
-    assert sorted(queue.waiting_ids()) == sorted(young)
+    assert (said["failed"], said["enqueued again"]) == (len(old) + len(archived), len(waiting))
+    assert sorted(queue.waiting_ids()) == sorted(waiting)
     assert queue.archived_ids() == []
     reasons = Counter(Task.objects.filter(status="failed").values_list("error_info", flat=True))
     assert reasons == {

@@ -14,6 +14,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.platforms.stub import Stub, hangs
 from tests.predictions.test_cancel import until
 from tests.proxy import Proxy
@@ -30,10 +31,11 @@ def submit(count: int, **inputs: object) -> None:
 
 
 def ends_well(platform: SlowPlatform, count: int) -> None:
-    """Every task succeeded, and each prediction was made once."""
+    """Every task succeeded with the outputs of its inputs, and each prediction was made once."""
     until(lambda: not Task.objects.unfinished().exists(), seconds=120)
     assert Counter(task.status for task in Task.objects.all()) == {"succeeded": count}
     assert Counter(call["n"] for call in platform.calls()) == dict.fromkeys(range(count), 1)
+    assert_outputs_belong_to_inputs()
     until(lambda: queue.sizes() == queue.Sizes(0, 0), seconds=60)
 
 

@@ -199,7 +199,8 @@ def test_answers_of_redis_that_get_lost_make_nothing_run_twice(start: Start, slo
 def test_a_model_that_wants_to_end_the_process_ends_its_task_alone(serve: Serve) -> None:
     """In web, where it would take everybody's predictions with it."""
     web = serve("web", ML_PLATFORM="local", LOCAL_PREDICTOR="tests.predictors:predict")
-    with Crowd(f"{web.url}", callers=8, route="/v1/predict", sleep=0.5) as crowd:
+    crowd = Crowd(web.url, callers=8, route="/v1/predict", sleep=0.5, answer=lambda inputs: {"echo": inputs})
+    with crowd:
         crowd.wait_for(16)
         for error in ("SystemExit", "KeyboardInterrupt"):
             body = {"model_name": "m", "inputs": {"raise": error}}
