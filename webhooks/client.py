@@ -84,7 +84,7 @@ class HttpRecorder:
             return problem(f"{self._base} does not answer ({reason})", "Is WEBHOOK_SERVER_ADDRESS right, and it up?")
         if status in (401, 403):
             return problem(f"{self._base} refuses the key", "Set WEBHOOK_APIKEY to the one that is set there.")
-        if status not in (200, 404):
+        if status not in (200, *UNKNOWN):
             return warning(f"{self._base} answers {status}", "Look at its log.")
         return ok(f"{self._base} answers, and accepts the key")
 

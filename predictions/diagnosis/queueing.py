@@ -11,8 +11,7 @@ from predictions import figures
 from predictions.diagnosis.words import because, span
 from predictions.queue import scheduler
 from predictions.queue.overview import Overview, overview
-from predictions.queue.queue import QueueUnavailable
-from predictions.queue.queue import failed_maintenance as failed_maintenance_jobs
+from predictions.queue.queue import QueueUnavailable, failed_maintenance
 from predictions.queue.server import Server, server
 from predictions.recorder import RecordUnavailable
 
@@ -93,7 +92,7 @@ def _of_its_clock(redis: Server) -> Iterator[Health]:
 def check_queue() -> Iterator[Health]:
     try:
         queue = overview()
-        failed_maintenance = failed_maintenance_jobs()
+        failed_jobs = failed_maintenance()
     except QueueUnavailable:
         yield problem("unknown: Redis does not answer", "See redis.")
         return
@@ -107,9 +106,9 @@ def check_queue() -> Iterator[Health]:
             f"RQ gave up {queue.archived} jobs",
             "Look at the workers' logs; `manage.py sweep_archive` settles their tasks.",
         )
-    if failed_maintenance:
+    if failed_jobs:
         yield warning(
-            f"{failed_maintenance} maintenance jobs failed in the last 12 hours",
+            f"{failed_jobs} maintenance jobs failed in the last 12 hours",
             "Look at the workers' logs for their tracebacks. The scheduler queues the next ones as ever.",
         )
     yield from _of_the_oldest(queue)

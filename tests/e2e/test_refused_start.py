@@ -58,7 +58,7 @@ def test_production_does_not_start_on_defaults(process: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("process", COMMANDS)
-@pytest.mark.parametrize("name", ["SECRET_KEY", "ALLOWED_HOSTS", "API_KEYS"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "ALLOWED_HOSTS", "API_KEYS", "DATABASE_URL"])
 def test_production_needs_each_of_them(process: str, name: str, tmp_path: Path) -> None:
     done = start(COMMANDS[process], tmp_path, **{**PRODUCTION, name: ""})
     said = done.stdout + done.stderr

@@ -341,6 +341,13 @@ def test_a_full_queue_and_archived_jobs_are_told(client: APIClient, configured: 
     assert ("429" in full.says, "sweep_archive" in archived.mend) == (True, True)
 
 
+def test_jobs_of_the_scheduler_that_failed_are_told_until_they_lapse() -> None:
+    registry = f"{RQ_KEY_PREFIX}:failed:{django_settings.MAINTENANCE_QUEUE}"
+    get_redis().zadd(registry, {"lapsed": time.time() - 1, "one": 9e12, "two": 9e12})
+    finding = worst_of("queue")
+    assert (finding.level, finding.says) == (Level.WARNING, "2 maintenance jobs failed in the last 12 hours")
+
+
 def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None:
     task("pending", 7200)
     assert worst_of("queue").mend == "`manage.py init_check` settles what was lost."
@@ -357,6 +364,7 @@ def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None
     ("step", "level"),
     [
         (answers({"error": "not found"}, status=404), "ok"),
+        (answers({"error": "redis: nil"}, status=400), "ok"),
         (answers({"error": "no"}, status=401), "problem"),
         (answers({"error": "no"}, status=403), "problem"),
         (says(b"", status=500), "warning"),
