@@ -7,7 +7,7 @@ added up in one file for each kind, so that restarts do not leave a file behind 
 
     counter_<process>.db  histogram_<process>.db  gauge_sum_<process>.db     one process's, locked by it
     counter_folded.db     histogram_folded.db     gauge_sum_folded.db        of all that have ended
-    lock                                                                     held by who reads or folds
+    lock                                                                     held while the files are read or folded
 """
 
 import errno
@@ -124,7 +124,7 @@ def _entry(key: str, value: float, timestamp: float) -> bytes:
 
 @contextmanager
 def files_to_add_up(directory: str) -> Iterator[list[str]]:
-    """The files whose sum is what all processes counted, ended ones included; they stay as they are in the block."""
+    """The files whose sum is the count of all processes, ended ones included. In the block they do not change."""
     with _locked(Path(directory)) as may_fold:
         found = sorted(filter(_NAME.fullmatch, os.listdir(directory)))
         yield [
@@ -136,7 +136,7 @@ def files_to_add_up(directory: str) -> Iterator[list[str]]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[bool]:
-    """Whether nobody else reads or folds meanwhile; False where the lock is not to be had."""
+    """Takes the lock that keeps others from reading and folding. False if another process holds it."""
     try:
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError:  # the disk is full
@@ -178,7 +178,7 @@ def _without_the_ended(directory: Path, kind: str, names: list[str], *, may_fold
 
 
 def _fold(folded: Path, sums: dict[str, float], files: list[Path]) -> bool:
-    """Adds what the files hold to `folded`, all of it or nothing; whether it did. A torn file holds nothing."""
+    """Adds the files' values to `folded`, all or none, and returns whether it did. A torn file counts as empty."""
     added = {key: value for key, value in sums.items() if not _is_marker(key)}
     for file in files:
         for key, value in (_read(file) or {}).items():
@@ -211,7 +211,7 @@ def _read(file: Path) -> dict[str, float] | None:
 
 
 def _has_ended(file: Path) -> bool:
-    """Whether the process that wrote the file has ended: then nobody holds its lock."""
+    """Whether the process that wrote the file has ended: a live one holds the file's lock."""
     try:
         descriptor = os.open(file, os.O_RDWR)
     except OSError:

@@ -152,6 +152,14 @@ def test_the_deploying_page_shows_the_nginx_configuration_as_the_file_has_it() -
     assert re.findall(r"```nginx\n(.*?)```", DEPLOYING, re.DOTALL) == [NGINX]
 
 
+def test_the_systemd_unit_runs_the_procfiles_web_and_waits_for_predictions_in_flight() -> None:
+    (unit,) = re.findall(r"```ini\n(.*?)```", DEPLOYING, re.DOTALL)
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    assert lines["ExecStart"] == f"{lines['WorkingDirectory']}/.venv/bin/{procfile()['web']}"
+    assert int(lines["TimeoutStopSec"]) > settings.TASK_TIMEOUT + 10  # gunicorn's own, config/gunicorn.py
+    assert (lines["Restart"], lines["KillMode"]) == ("always", "control-group")
+
+
 def in_nginx(directive: str, unit: str) -> list[int]:
     """The values of a directive of the nginx configuration."""
     return [int(value) for value in re.findall(rf"^ *{directive} (\d+){unit};", NGINX, re.MULTILINE)]

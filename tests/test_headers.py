@@ -26,7 +26,7 @@ def documented_production() -> dict[str, str]:
     """The environment that the README's "In production" shows."""
     block = re.search(r"### In production\n.*?```sh\n(.*?)```", README, re.DOTALL)
     assert block
-    lines = (line.partition("#")[0].strip().split("=", 1) for line in block[1].splitlines())
+    lines = (line.split("=", 1) for line in block[1].splitlines() if not line.startswith("#"))
     return {name: OWN.get(value, value) for name, value in lines}
 
 
