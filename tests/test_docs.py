@@ -22,6 +22,7 @@ from tests.servers import procfile
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs/operating.md").read_text()
+RELIABILITY = (ROOT / "docs/reliability.md").read_text()
 DEPLOYING = (ROOT / "docs/deploying.md").read_text()
 NGINX = (ROOT / "deploy/nginx/serving-agent.conf").read_text()
 
@@ -146,6 +147,40 @@ def test_a_file_that_a_page_names_exists() -> None:
         r"`((?:base|components|overlays|example)[a-z/.-]*)`", (ROOT / "docs/deploying.md").read_text()
     ):
         assert (ROOT / "deploy/kubernetes" / part).exists(), part
+
+
+def functions_of(file: str) -> set[str]:
+    """The tests in a file of tests/."""
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def test_a_test_that_the_reliability_page_names_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", RELIABILITY)
+    assert len(named) > 50
+    for file, function in named:
+        if not file.startswith("tests/"):
+            assert (ROOT / "tests" / file).exists(), file
+            assert not function or function in functions_of(file), f"{file}::{function}"
+
+
+def test_each_promise_and_claim_of_the_reliability_page_names_a_test() -> None:
+    rows = [line for line in RELIABILITY.splitlines() if line.startswith("| ") and not line.startswith("|---")]
+    without = [
+        row for row in rows if ".py" not in row and "the tests that hold it" not in row and "shown by" not in row
+    ]
+    assert without == []
+
+
+def test_each_difference_from_the_original_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs/from-the-original.md").read_text()
+    last_cells = [line.split(" | ")[-1] for line in page.splitlines() if line.startswith("| ")]
+    shown_by = [cell for cell in last_cells if cell not in ("shown by |", "the same |")]
+    known = functions_of("e2e/test_from_the_original.py")
+    for cell in shown_by:
+        named = re.findall(r"`(test_\w+)`", cell)
+        assert named, cell
+        assert set(named) <= known, cell
 
 
 def test_the_deploying_page_shows_the_nginx_configuration_as_the_file_has_it() -> None:

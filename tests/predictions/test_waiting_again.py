@@ -12,6 +12,7 @@ from predictions import execution, jobs, lifecycle
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
+from predictions.queue.runs import Run
 from predictions.recorder import Change, RecordUnavailable, get_recorder
 from tests import predictors
 from tests.conftest import new_worker
@@ -29,19 +30,24 @@ def find_again_as_a_worker_does() -> None:
     until(lambda: not any(thread.name == "put-back" for thread in threading.enumerate()))
 
 
-def lose_a_worker() -> str:
-    """A worker is killed in mid-prediction; its task."""
+def take() -> Run:
+    """A worker takes a task and begins it."""
     (run,) = claim()
     begin(run)
+    return run
+
+
+def lose_a_worker(run: Run | None = None) -> str:
+    """A worker is killed in mid-prediction; its task."""
+    run = run or take()
     find_again_as_a_worker_does()
     return run.job_id
 
 
-def give_one_back() -> str:
+def give_one_back(run: Run | None = None) -> str:
     """A worker that is told to end hands a task back."""
-    (run,) = claim()
-    task = begin(run)
-    execution.put_back([(task.pk, task.run_id)], lost=False)
+    run = run or take()
+    execution.put_back([(run.job_id, run.execution_id)], lost=False)
     hand_back(run)
     return run.job_id
 
@@ -95,6 +101,20 @@ def test_delete_pending_cancels_all_that_wait_however_they_came_there(client: AP
     assert answer == {"num_of_pending_tasks": 3, "num_of_deleted_tasks": 3}
     assert {row(task_id)[0] for task_id in ids} == {"canceled"}
     assert queue.sizes() == queue.Sizes(0, 0)
+
+
+@pytest.mark.parametrize("comes_back", [lose_a_worker, give_one_back])
+def test_what_comes_back_to_a_full_queue_waits_there_and_no_submission_is_accepted(
+    client: APIClient, configured: Callable[..., None], comes_back: Callable[[Run], str]
+) -> None:
+    configured(MAX_QUEUE_SIZE=1)
+    first = submit(client)
+    run = take()
+    second = submit(client)
+    comes_back(run)
+    assert queue.waiting_ids() == [first, second]
+    refused = client.post("/async/v1/predict", {"model_name": "m", "inputs": {}}, format="json")
+    assert refused.status_code == 429
 
 
 @pytest.mark.parametrize("comes_back", [lose_a_worker, give_one_back])
