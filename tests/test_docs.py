@@ -215,6 +215,12 @@ def test_every_route_is_in_the_readme_and_nothing_else() -> None:
     assert routes("webhooks.urls") <= documented
 
 
+def test_the_webhook_process_serves_what_the_readme_says() -> None:
+    callers = {"record client", "caller, record client", "a running task's model", "who knows the name"}
+    its_own = {(word(row[0]), row[1]) for row in table("route") if row[2] in callers}
+    assert routes("webhooks.urls") == its_own | {("/live", "GET"), ("/ready", "GET")}
+
+
 def test_every_error_code_is_in_the_readme() -> None:
     documented = {
         (int(status), code)
