@@ -481,12 +481,13 @@ def test_a_venv_of_somebody_elses_that_does_not_work_is_refused_and_left_alone(
 
 
 def test_a_python_below_3_11_is_refused_by_its_version(bare: Path, tmp_path: Path) -> None:
-    old = tmp_path / "old"
-    old.mkdir()
+    pythons = tmp_path / "pythons"
+    pythons.mkdir()
     for name in ("python3", "python3.13", "python3.12", "python3.11"):
-        (old / name).write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.10 ;; *) exit 1 ;; esac\n')
-        (old / name).chmod(0o755)
-    done = prepare(bare, PATH=f"{old}{os.pathsep}{os.environ['PATH']}")
+        program = "import sys; sys.version_info = (3, 10, 14, 'final', 0)"
+        (pythons / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{program}\n$2"\n')
+        (pythons / name).chmod(0o755)
+    done = prepare(bare, PATH=f"{pythons}{os.pathsep}{os.environ['PATH']}")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Python 3.11 or later is needed and this machine has 3.10" in done.stderr
     assert not (bare / ".venv").exists()
