@@ -15,7 +15,7 @@ RUN ENVIRONMENT=production /venv/bin/python3 manage.py collectstatic --noinput -
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="serving-agent" \
-      org.opencontainers.image.description="One API and one task ledger in front of every model platform"
+      org.opencontainers.image.description="One API and one task ledger in front of model platforms"
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

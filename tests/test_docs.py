@@ -139,6 +139,12 @@ def test_the_line_that_the_platforms_page_replaces_is_in_the_settings_that_scrip
     assert replaced[1] in SETTINGS_OF_SCRIPTS_RUN.splitlines()
 
 
+def test_scripts_run_starts_the_iris_example_at_the_address_that_the_readme_says() -> None:
+    written = dict(re.findall(r"^([A-Z_]+)=(.*)$", SETTINGS_OF_SCRIPTS_RUN, re.MULTILINE))
+    assert set(re.findall(r"http://127\.0\.0\.1:\d+", README)) == {f"http://{written['HTTP_SERVER_ADDRESS']}"}
+    assert (written["ML_PLATFORM"], SETTINGS["LOCAL_PREDICTOR"]) == ("local", "examples.iris:predict")
+
+
 def test_a_file_that_a_page_names_exists() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
@@ -240,6 +246,12 @@ def test_every_route_is_in_the_readme_and_nothing_else() -> None:
     documented = {(word(row[0]), row[1]) for row in table("route")} - {("/admin/", "GET")}
     assert documented == routes("config.urls")
     assert routes("webhooks.urls") <= documented
+
+
+def test_the_webhook_process_serves_what_the_readme_says() -> None:
+    callers = {"record client", "caller, record client", "a running task's model", "who knows the name"}
+    its_own = {(word(row[0]), row[1]) for row in table("route") if row[2] in callers}
+    assert routes("webhooks.urls") == its_own | {("/live", "GET"), ("/ready", "GET")}
 
 
 def test_every_error_code_is_in_the_readme() -> None:

@@ -14,6 +14,7 @@ from rest_framework.test import APIClient
 
 from predictions.queue import queue
 from tests.factories import TaskFactory
+from tests.test_docs import table, word
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 KEYS = {
@@ -68,6 +69,16 @@ TABLE: dict[str, dict[str, int | str]] = {
     "POST /u/{token}/upload": SECRET_PATH,
     "POST /u/{token}/upload_batch": SECRET_PATH,
     "GET /media/{name}": SECRET_PATH,
+}
+IN_THE_README = {
+    "caller": CALLER,
+    "caller, record client": CALLER_OR_RECORD,
+    "operator": OPERATOR,
+    "record client": RECORD,
+    "anybody": OPEN,
+    "Prometheus": METRICS,
+    "a running task's model": SECRET_PATH,
+    "who knows the name": SECRET_PATH,
 }
 ADMIN_FOR_ALL = {"/admin", "/admin/login/", "/admin/logout/", "/admin/r/x", "/admin/r/x/x/"}
 """Pages of the admin that show nothing. All others, whatever they are, send visitors to sign in."""
@@ -152,6 +163,13 @@ def test_every_route_has_a_row(urlconf: str) -> None:
 
 def test_every_row_has_a_route() -> None:
     assert sorted(TABLE) == routes("config.urls")
+
+
+def test_the_readme_says_who_may_call_a_route() -> None:
+    told = {f"{row[1]} {word(row[0])}": row[2] for row in table("route")}
+    assert told.pop("GET /admin/") == "staff"
+    expected = {re.sub(r"{task_id}", "{id}", route): who for route, who in TABLE.items()}
+    assert {route: IN_THE_README[who] for route, who in told.items()} == expected
 
 
 @pytest.mark.parametrize("kind", CALLERS)

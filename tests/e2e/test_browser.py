@@ -126,7 +126,7 @@ def test_what_waits_is_deleted_from_the_dashboard_and_the_history_says_by_whom(w
 
 def test_the_try_it_page_runs_sync_and_async_predictions(web: Server, page: Page, serve: Callable[..., Server]) -> None:
     serve("worker", LOCAL_PREDICTOR="examples.iris:predict")
-    page.goto("/admin/agent/try")
+    page.get_by_role("link", name="Try it").click()
     page.get_by_role("button", name="Run on local").click()
     expect(page.locator("#try-status")).to_contain_text("200 succeeded")
     expect(page.locator("#try-answer")).to_contain_text("setosa")
@@ -166,6 +166,20 @@ def test_the_try_it_page_streams_piece_by_piece_and_cancels(
     expect(page.locator("#try-status")).to_have_text("canceled", timeout=20_000)
     assert Task.objects.get().status == "canceled"
     stub.close()
+
+
+@pytest.mark.parametrize("is_signed_in", [True, False])
+def test_an_operators_route_is_tried_on_the_page_of_the_api_by_who_is_signed_in(page: Page, is_signed_in: bool) -> None:
+    if not is_signed_in:
+        page.context.clear_cookies()
+    page.goto("/docs")
+    block = page.locator("#operations-Queue-pause")
+    block.locator("button").first.click()
+    block.get_by_role("button", name="Try it out").click()
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table .response-col_description code").first
+    expect(answer).to_contain_text('"paused": true' if is_signed_in else "unauthorized")
+    assert queue.paused() is is_signed_in
 
 
 def test_a_running_task_is_canceled_by_its_button(web: Server, page: Page, serve: Callable[..., Server]) -> None:

@@ -62,7 +62,7 @@ def test_the_table(web: Server, session: requests.Session) -> None:
         assert_error(session.post(url, json=too_large, timeout=30), 413, "body_too_large")
         chunks = iter([json.dumps(too_large).encode()])
         assert_error(session.post(url, data=chunks, headers=json_type, timeout=30), 413, "body_too_large")
-        assert_error(session.post(url, data="a=b", timeout=30), 415, "unsupported_media_type")
+        assert_error(session.post(url, data={"a": "b"}, timeout=30), 415, "unsupported_media_type")
         wrong_method = session.get(url, timeout=30)
         assert_error(wrong_method, 405, "method_not_allowed")
         assert "POST" in wrong_method.headers["Allow"]
@@ -71,7 +71,7 @@ def test_the_table(web: Server, session: requests.Session) -> None:
     assert_error(session.post(f"{web.url}/pause", timeout=30), 403, "forbidden")
     assert_error(session.get(f"{web.url}/task/nobody", timeout=30), 404, "not_found")
     assert_error(session.get(f"{web.url}/nowhere", timeout=30), 404, "not_found")
-    assert_error(session.get(f"{web.url}/v1/predict/", timeout=30), 404, "not_found")
+    assert_error(session.get(f"{web.url}/nowhere/", timeout=30), 404, "not_found")
 
     assert_error(predict(status="400 Bad Request", body='{"error": "send four"}'), 400, "invalid_inputs")
     assert_error(predict(status="500 Error", body='{"error": "at /srv/x on 127.0.0.1:99"}'), 502, "platform_error")
@@ -131,6 +131,33 @@ def test_anything_else_is_500_and_logged_with_the_request_id(serve: Serve) -> No
     assert_error(response, 500, "internal_error")
     assert "request_id=find-me" in web.output()
     assert "Traceback" in web.output()
+
+
+def headers(count: int, length: int) -> str:
+    """As many headers, Host among them, one of which is as long as this with its name."""
+    long = "X-Long: "
+    return "Host: x\r\n" + f"{long}{'x' * (length - len(long))}\r\n" + "X-Many: x\r\n" * (count - 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "count", "length", "status"),
+    [
+        ("/task/x", 100, 8000, 404),
+        ("/task/x", 101, 8000, 431),
+        ("/task/x", 100, 8200, 431),
+        (f"/task/{'x' * 4000}", 100, 8000, 404),
+        (f"/task/{'x' * 4096}", 100, 8000, 414),
+    ],
+)
+def test_what_is_just_within_the_bounds_of_a_request_is_read_and_what_is_beyond_is_refused(
+    serve: Serve, path: str, count: int, length: int, status: int
+) -> None:
+    web = serve("web")
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\n{headers(count, length)}\r\n".encode())
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        assert response.status == status
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ def test_each_piece_is_on_its_way_before_the_next_one_comes(web: Server, stub: S
     print(f"\na piece takes {statistics.median(delays) * 1000:.1f} ms, the slowest {max(delays) * 1000:.1f} ms")
 
 
+def test_the_tasks_outputs_are_the_first_million_characters(web: Server, stub: Stub) -> None:
+    piece = "ab" * 200_000
+    stub.script(ROUTE, streams(*(line(number, piece) for number in range(3))))
+    assert [len(json.loads(text)["data"]) for text in generate(web).iter_lines()] == [400_000] * 3
+    assert Task.objects.get().outputs == (piece * 3)[:1_000_000]
+
+
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
 def test_a_stream_that_breaks_off_says_so_in_its_last_message(web: Server, stub: Stub, accept: str) -> None:
     stub.script(ROUTE, streams(line(0), ends=False))

@@ -4,6 +4,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -32,6 +34,20 @@ def test_a_sync_prediction_on_a_local_model_can_be_canceled(serve: Serve) -> Non
     assert requests.post(f"{web.url}/cancel/{Task.objects.get().pk}", timeout=30).status_code == 202
     caller.join(30)
     assert (answers[0].status_code, answers[0].json()["code"]) == (409, "canceled")
+
+
+def test_a_local_model_runs_on_in_web_after_its_caller_was_answered(serve: Serve, tmp_path: Path) -> None:
+    web = serve("web", LOCAL_PREDICTOR="tests.predictors:wait_for_a_file")
+    files = {name: tmp_path / name for name in ("begin", "end")}
+    body = {"model_name": "m", "inputs": {name: str(path) for name, path in files.items()}}
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(requests.post, f"{web.url}/v1/predict", json=body, timeout=60)
+        until(Task.objects.exists)
+        assert requests.post(f"{web.url}/cancel/{Task.objects.get().pk}", timeout=30).status_code == 202
+        assert answer.result().status_code == 409
+    files["begin"].touch()
+    until(files["end"].exists)
+    assert Task.objects.get().status == "canceled"
 
 
 def test_a_local_model_is_held_to_the_time_limit(serve: Serve) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,34 @@ SETOSA = [5.1, 3.5, 1.4, 0.2]
 VERSICOLOR = [6.0, 2.7, 4.2, 1.3]
 VIRGINICA = [6.7, 3.1, 5.8, 2.2]
 ROOT = Path(examples.iris.__file__).parents[2]
-# A stuck server process fails its test after this many seconds instead of holding up the whole run.
-STUCK = 60
+README = (ROOT / "examples/iris/README.md").read_text()
 
 
 def refusal_of(inputs: Any) -> str:
     with pytest.raises(ValueError) as caught:
         predict("iris", inputs)
     return str(caught.value)
+
+
+# The page
+
+
+def test_the_inputs_of_the_page_are_answered_as_it_shows() -> None:
+    inputs, answer = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL))
+    assert predict("iris", inputs) == answer
+
+
+def test_the_files_of_the_page_are_there() -> None:
+    files = re.findall(r"^\| `([\w./]+)` \|", README, re.MULTILINE)
+    assert files
+    assert [name for name in files if not (ROOT / "examples/iris" / name).is_file()] == []
+
+
+@pytest.mark.parametrize("module", ["examples.iris", "examples.iris.server", "examples.iris.fit"])
+def test_nothing_but_the_standard_library_is_needed(module: str) -> None:
+    """-I and -S leave out the environment and the installed packages."""
+    program = f"import sys; sys.path.append({str(ROOT)!r}); import {module}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
 # The data and the fit

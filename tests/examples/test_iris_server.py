@@ -4,21 +4,25 @@ import contextlib
 import http.client
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 import examples.iris
 from examples.iris import docs, model, predict, server
-from tests.examples.test_iris import refusal_of
+from platforms import Level, Platform, Prediction
+from tests.examples.test_iris import README, refusal_of
+from tests.platforms.makers import call, k8s, kserve
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 VERSICOLOR = [6.0, 2.7, 4.2, 1.3]
@@ -302,6 +306,40 @@ def test_a_caller_that_hangs_up_midway_is_not_reported_and_others_are_still_serv
     assert client.raw(b"POST /v1/predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n{") == b""
     assert client.send("GET", "/v1/models/iris").status == 200
     assert capsys.readouterr().err == ""
+
+
+COMMANDS = re.findall(r"^    (curl (?:.*\\\n)*.*)$", README, re.MULTILINE)
+CURL = [shlex.split(command) for command in COMMANDS]
+
+
+@pytest.mark.parametrize("command", CURL, ids=lambda command: command[-1])
+def test_a_curl_command_of_the_page_is_answered(client: Client, command: list[str]) -> None:
+    url = urlsplit(next(word for word in command if word.startswith("http://127.0.0.1:8080/")))
+    body = command[command.index("-d") + 1].encode() if "-d" in command else None
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if body else {}
+    reply = client.send("POST" if body else "GET", url.path, body, headers)
+    assert reply.status == 200
+    if body:
+        assert reply.json()["predictions"][0]["species"] == "setosa"
+    else:
+        assert reply.json() == docs("iris")
+
+
+@pytest.mark.parametrize("make", [kserve, k8s], ids=["kserve", "k8s"])
+def test_the_agents_adapters_predict_and_read_the_docs_here(client: Client, make: Callable[..., Platform]) -> None:
+    platform = make(f"127.0.0.1:{client.port}")
+    inputs = {"instances": [SETOSA, VIRGINICA]}
+    assert platform.predict(Prediction("iris", inputs), call()).outputs == predict("iris", inputs)
+    assert platform.docs("iris", call()) == docs("iris")
+    assert platform.check("iris", call()).level is Level.OK
+
+
+@pytest.mark.parametrize(("options", "is_reached"), [([], False), (["--host", "0.0.0.0"], True)])
+def test_only_this_machine_reaches_it_unless_the_host_is_given(options: list[str], is_reached: bool) -> None:
+    """127.0.0.2 stands for another of the machine's addresses."""
+    host = server.parsed(options).host
+    with server.IrisServer(host, 0, "iris") as running, socket.socket() as caller:
+        assert (caller.connect_ex(("127.0.0.2", running.server_port)) == 0) is is_reached
 
 
 def test_one_slow_request_does_not_hold_up_another(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

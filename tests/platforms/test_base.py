@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from platforms import Call, CallStopped, PlatformTimeout, Prediction, StopReason, Unsupported
+from platforms import Call, CallStopped, Platform, PlatformTimeout, Prediction, StopReason, Unsupported
 from platforms.base import lift_running_time, parse_running_time, presentable
 from platforms.local import Local
+from tests.platforms.makers import k8s, replicate, runpod
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,16 @@ def test_a_call_without_hooks_can_be_told() -> None:
     assert call.upstream_id == "job-1"
 
 
-def test_a_platform_that_cannot_stream_says_so() -> None:
-    local = Local(predictor="examples.iris:predict", timeout_seconds=1)
-    with pytest.raises(Unsupported):
-        local.stream(Prediction("iris", {}), Call(timeout_seconds=1))
+LOCAL = Local(predictor="examples.iris:predict", timeout_seconds=1)
+
+
+@pytest.mark.parametrize("platform", [LOCAL, k8s("host")], ids=lambda platform: platform.name)
+def test_a_platform_that_cannot_stream_says_so(platform: Platform) -> None:
+    with pytest.raises(Unsupported, match="cannot stream"):
+        platform.stream(Prediction("iris", {}), Call(timeout_seconds=1))
+
+
+@pytest.mark.parametrize("platform", [replicate("host"), runpod("host")], ids=lambda platform: platform.name)
+def test_a_platform_without_input_documentation_says_so(platform: Platform) -> None:
+    with pytest.raises(Unsupported, match="no input documentation"):
+        platform.docs("iris", Call(timeout_seconds=1))

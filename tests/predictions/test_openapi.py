@@ -125,6 +125,10 @@ def test_every_answer_of_json_has_an_example() -> None:
     assert expected - answered == {("getOpenAPI", 200)}  # it would be the document itself
 
 
+def test_the_document_is_one_of_openapi_3_1(client: APIClient) -> None:
+    assert client.get("/openapi.json").json()["openapi"].startswith("3.1.")
+
+
 def test_every_route_is_in_the_document_and_nothing_else() -> None:
     documented = {(found.path.replace("{task_id}", "{id}"), found.method.upper()) for found in OPERATIONS}
     assert documented == routes("config.urls")
@@ -147,11 +151,17 @@ def test_a_task_object_has_the_documents_keys() -> None:
     assert list(task_object(Task())) == list(TaskObject().fields)
 
 
-def test_the_document_says_nothing_of_this_deployment(settings: Any) -> None:
+def test_the_document_says_nothing_of_this_deployment(settings: Any, configured: Callable[..., None]) -> None:
+    names, keys, addresses = ("MODEL_NAME", "REPLICATE_MODEL_ID"), ("METRICS_KEY", "RUNPOD_APIKEY"), ("KSERVE_ADDRESS",)
+    marked = {name: f"marked-{name.lower()}" for name in (*names, *keys, *addresses)}
+    configured(API_KEYS=["marked-api-key"], **marked)
+    document.cache_clear()
     text = json.dumps(document())
+    document.cache_clear()
+    assert "marked-" not in text
     secrets = [settings.SECRET_KEY, *settings.OPERATOR_KEYS, settings.WEBHOOK_APIKEY]
-    addresses = settings.REDIS_SENTINELS or [settings.REDIS_ADDRESS]
-    assert not [word for word in (*secrets, *addresses) if word in text]
+    servers = settings.REDIS_SENTINELS or [settings.REDIS_ADDRESS]
+    assert not [word for word in (*secrets, *servers) if word in text]
 
 
 @pytest.mark.parametrize("route", ["/docs", "/openapi.json"])

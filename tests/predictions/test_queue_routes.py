@@ -17,13 +17,16 @@ from tests.predictions.test_async import submit
 
 def test_queue_size_counts_what_waits(client: APIClient) -> None:
     submit(client)
-    assert client.get("/v1/queue_size").json() == {"queue_size": 1}
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:scheduled:default", {"waits-for-its-time": 9e12})
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {"a:b": 9e12})
+    assert client.get("/v1/queue_size").json() == {"queue_size": 2}
 
 
 def test_unfinished_counts_what_waits_and_runs(client: APIClient) -> None:
     submit(client)
+    get_redis().zadd(f"{RQ_KEY_PREFIX}:scheduled:default", {"waits-for-its-time": 9e12})
     get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {"a:b": 9e12})
-    assert client.get("/unfinished").json() == {"num of unfinished tasks": 2, "unfinished": 2}
+    assert client.get("/unfinished").json() == {"num of unfinished tasks": 3, "unfinished": 3}
 
 
 def test_a_paused_queue_takes_tasks_and_hands_none_out(

