@@ -1,6 +1,8 @@
 """How the environment is read: what is taken, and what is refused with which sentence."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,6 +229,72 @@ def test_every_wrong_setting_of_a_start_is_told_at_once() -> None:
     assert "Traceback" not in done.stderr
     assert not [name for name in wrong if name not in done.stderr], done.stderr
     assert done.stderr.count("HINT") >= len(wrong)
+
+
+SHOW = """
+import json, sys
+from django.conf import settings
+print(json.dumps({name: getattr(settings, name) for name in sys.argv[1:]}, default=str))
+"""
+
+
+def shown(*names: str, **environment: str) -> dict[str, Any]:
+    """Django's settings of these names in a process with this environment alone."""
+    return printed(SHOW, *names, DJANGO_SETTINGS_MODULE="config.settings", **environment)
+
+
+def printed(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """The JSON that the code prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_an_empty_setting_follows_the_others_or_is_a_place_in_the_checkout() -> None:
+    expected = {
+        "ALLOWED_HOSTS": ["*"],
+        "SESSION_COOKIE_SECURE": False,
+        "WORKER_SHUTDOWN_TIMEOUT": 777.0,
+        "STATIC_ROOT": f"{ROOT}/staticfiles",
+        "MEDIA_ROOT": f"{ROOT}/var/media",
+        "METRICS_DIR": f"{ROOT}/var/metrics",
+        "UPLOAD_BASE_URL": f"http://{socket.gethostname()}:8123",
+        "TASK_RECORDER": "predictions.recorder.Nobody",
+        "TRACING": False,
+    }
+    environment = {"TASK_TIMEOUT": "777", "HTTP_SERVER_ADDRESS": "0.0.0.0:8123"}
+    assert shown(*expected, **environment) == expected
+    assert shown("DATABASES")["DATABASES"]["default"]["NAME"] == f"{ROOT}/var/agent.sqlite3"
+
+
+def test_production_changes_what_an_empty_setting_means() -> None:
+    expected = {"ALLOWED_HOSTS": [], "SESSION_COOKIE_SECURE": True, "CSRF_COOKIE_SECURE": True}
+    assert shown(*expected, ENVIRONMENT="production") == expected
+
+
+GUNICORN = """
+import json
+from config import gunicorn
+print(json.dumps({name: getattr(gunicorn, name) for name in ("bind", "workers", "graceful_timeout")}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("local_redis", "seconds"), [({}, 210), ({"USE_LOCAL_REDIS": "true", "SHUTDOWN_DELAY": "5"}, 215)]
+)
+def test_web_listens_where_the_settings_say_and_waits_for_predictions_as_long_as_a_task_may_run(
+    local_redis: dict[str, str], seconds: int
+) -> None:
+    environment = {"HTTP_SERVER_ADDRESS": "127.0.0.1:8123", "WEB_CONCURRENCY": "3", "TASK_TIMEOUT": "200"}
+    told = printed(GUNICORN, **environment, **local_redis)
+    assert told == {"bind": "127.0.0.1:8123", "workers": 3, "graceful_timeout": seconds}
 
 
 def test_gunicorns_master_imports_nothing_that_gevent_has_to_patch_first() -> None:
