@@ -30,6 +30,22 @@ def test_nothing_else_does(client: APIClient, headers: dict[str, str], route: st
     assert response["WWW-Authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"API_KEYS": []}, 401),
+        ({"API_KEYS": [], "ALLOW_ANONYMOUS": True}, 200),
+        ({"API_KEYS": [], "DEBUG": True}, 200),
+        ({"ALLOW_ANONYMOUS": True, "DEBUG": True}, 401),
+    ],
+)
+def test_anybody_may_call_where_the_settings_say_so_and_there_are_no_keys(
+    client: APIClient, configured: Callable[..., None], changes: dict[str, object], status: int
+) -> None:
+    configured(**changes)
+    assert client.post("/v1/predict", BODY, format="json").status_code == status
+
+
 @pytest.mark.parametrize("route", ["/task/x", "/v1/queue_size", "/unfinished"])
 def test_reading_needs_a_key_too(client: APIClient, route: str) -> None:
     assert client.get(route).status_code == 401

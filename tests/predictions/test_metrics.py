@@ -129,9 +129,11 @@ def test_counters_are_told_while_redis_is_away(client: APIClient, redis_proxy: P
 
 
 def test_with_a_metrics_key_only_its_holder_may_scrape(client: APIClient, configured: Callable[..., None]) -> None:
+    assert client.get("/metrics").status_code == 200
     configured(METRICS_KEY="scraper")
     assert client.get("/metrics").status_code == 401
     assert client.get("/metrics", headers={"apikey": "operator-key"}).status_code == 401
+    assert client.get("/metrics", headers={"apikey": "scraper"}).status_code == 200
     assert client.get("/metrics", headers={"Authorization": "Bearer scraper"}).status_code == 200
 
 
