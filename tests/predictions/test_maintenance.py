@@ -1,7 +1,8 @@
 """InitCheck, archive sweep and purge."""
 
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
@@ -277,15 +278,41 @@ def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     assert not get_redis().exists(registry)
 
 
-def test_a_scheduler_ends_quietly_also_where_another_signed_off_for_both(shell: Shell) -> None:
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Gives this process its signal handlers back, which a scheduler keeps."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("periodic_check", [True, False])
+def test_the_scheduler_queues_the_checks_the_purge_and_the_counts_each_in_its_interval(
+    shell: Shell, configured: Callable[..., None], periodic_check: bool
+) -> None:
+    """A job's id names the interval for which it is queued."""
+    minutes = {"purge_tasks_job": 60, "tally_job": 1}
+    if periodic_check:
+        minutes |= {"init_check_job": 5, "sweep_archive_job": 30}
+    configured(ENABLE_PERIODIC_CHECK=periodic_check)
+    queued = f"{RQ_KEY_PREFIX}:queue:default-maintenance"
+    began_at = time.time()
+    shell("scheduler", ctrl_c=lambda: get_redis().llen(queued) >= len(minutes))
+    ids = {job_id.decode() for job_id in get_redis().lrange(queued, 0, -1)}
+    assert len(ids) == len(minutes)
+    for name, interval in minutes.items():
+        turns = {int(moment // (60 * interval)) for moment in (began_at, time.time())}
+        assert ids & {f"default-maintenance-{name}-{turn}" for turn in turns}, name
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_scheduler_ends_quietly_also_where_another_signed_off_for_both(shell: Shell) -> None:
     def sign_off() -> bool:
         return bool(
             get_redis().exists(f"{RQ_KEY_PREFIX}:queue:default-maintenance") and get_redis().delete(get_registry_key())
         )
 
     said = shell("scheduler", ctrl_c=sign_off)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     assert (said.code, "Traceback" in said.err) == (0, False)
