@@ -11,6 +11,7 @@ from django.db import connections
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
+from config.settings import PLATFORMS
 from platforms import Call, StopReason
 from predictions import inflight, maintenance
 from predictions.inflight import in_flight
@@ -18,6 +19,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
 from tests import predictors
+from tests.platforms.stub import Stub, streams
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.proxy import Proxy
@@ -42,6 +44,22 @@ def test_a_cancel_that_came_long_before_the_call_ends_it() -> None:
         with in_flight("task", call):
             assert ends(call) is StopReason.CANCELED
     assert other.reason is None
+
+
+@pytest.mark.parametrize("route", ["/v1/predict", "/v1/generate"])
+def test_predictions_whose_callers_wait_go_on_while_redis_is_away(
+    client: APIClient, configured: Callable[..., None], redis_proxy: Proxy, route: str
+) -> None:
+    stub = Stub()
+    stub.script("POST /v1/models/m:predict", streams(b'{"id": 0, "data": "a"}\n'))
+    name, arguments = PLATFORMS["kserve"]
+    configured(ML_PLATFORM="kserve", PLATFORMS={"kserve": (name, {**arguments, "address": stub.address})})
+    redis_proxy.cut()
+    response = client.post(route, {"model_name": "m", "inputs": {}}, format="json")
+    assert response.status_code == 200
+    b"".join(response)
+    assert Task.objects.get().status == "succeeded"
+    stub.close()
 
 
 def test_a_call_ends_at_its_deadline_while_redis_is_away(redis_proxy: Proxy) -> None:
