@@ -4,17 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 import requests
 import trustme
 
 from predictions.models import Task
+from predictions.queue.connections import forget_connections, get_redis
+from tests.conftest import one_redis
 from tests.predictions.test_cancel import until
-from tests.redis_servers import HOST, Security
-from tests.redis_topologies import KINDS, running
+from tests.redis_servers import HOST, RedisServer, Security
+from tests.redis_topologies import KINDS, SLOTS, running
 from tests.servers import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("kind", KINDS)]
+pytestmark = pytest.mark.slow
 
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 Serve = Callable[..., Server]
 PASSWORD = "a-password-that-nobody-logs"
 
@@ -23,7 +27,7 @@ PASSWORD = "a-password-that-nobody-logs"
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
-    certificate = authority.issue_cert(HOST)
+    certificate = authority.issue_cert(HOST, "localhost")
     authority.cert_pem.write_to_path(directory / "ca.pem")
     certificate.cert_chain_pems[0].write_to_path(directory / "server.pem")
     certificate.private_key_pem.write_to_path(directory / "server.key")
@@ -34,6 +38,7 @@ def submit(web: Server) -> requests.Response:
     return requests.post(f"{web.url}/async/v1/predict", json={"model_name": "m", "inputs": {}}, timeout=30)
 
 
+@EVERY_KIND
 def test_a_task_is_run_over_tls_with_a_password(serve: Serve, tmp_path: Path, certificates: Path, kind: str) -> None:
     with running(kind, tmp_path / "redis", security=Security(PASSWORD, certificates)) as servers:
         web, worker = (serve(process, **servers.environment()) for process in ("web", "worker"))
@@ -43,6 +48,7 @@ def test_a_task_is_run_over_tls_with_a_password(serve: Serve, tmp_path: Path, ce
         assert PASSWORD not in web.output() + worker.output()
 
 
+@EVERY_KIND
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -63,3 +69,34 @@ def test_an_agent_that_is_not_let_in_says_that_redis_is_away(
         answer = submit(web)
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert PASSWORD not in web.output()
+
+
+@pytest.mark.parametrize("hostname", ["localhost", '""'])
+def test_with_tls_a_node_is_reached_by_the_name_that_it_announces(
+    configured: Callable[..., None], tmp_path: Path, certificates: Path, hostname: str
+) -> None:
+    """The address that it announces is not in its certificate."""
+    security = Security(PASSWORD, certificates)
+    options = {
+        "bind": f"{HOST} 127.0.0.2",
+        "cluster-enabled": "yes",
+        "tls-cluster": "yes",
+        "cluster-announce-ip": "127.0.0.2",
+        "cluster-announce-hostname": hostname,
+    }
+    node = RedisServer(tmp_path / "node", security, options)
+    try:
+        node.ask("CLUSTER", "ADDSLOTS", *range(SLOTS))
+        until(lambda: node.ask("CLUSTER INFO")["cluster_state"] == "ok")
+        tls = {name: str(path) for name, path in security.environment().items() if name.endswith("_FILE")}
+        configured(**one_redis(node.address) | {"REDIS_CLUSTER_MODE": True, "REDIS_TLS": True}, **tls)
+        configured(REDIS_PASSWORD=PASSWORD)
+        forget_connections()
+        if hostname == "localhost":
+            assert get_redis().role()[0] == b"master"
+        else:
+            with pytest.raises(redis.ConnectionError, match="certificate is not valid for '127.0.0.2'"):
+                get_redis().role()
+    finally:
+        forget_connections()
+        node.kill()

@@ -12,7 +12,7 @@ from django.core.checks import run_checks
 from predictions.queue.connections import MasterConnection, forget_connections, get_redis, is_lost
 from predictions.queue.masters import Address, ElectedMaster, View, parse_address
 from tests.conftest import one_redis
-from tests.redis_servers import HOST, RedisServer, until
+from tests.redis_servers import HOST, RedisServer, Security, until
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,34 @@ def test_a_crowd_that_finds_no_master_searches_once() -> None:
         errors = [pool.submit(witnesses.address).exception() for _ in range(16)]
     assert {type(error) for error in errors} == {redis.ConnectionError}
     assert witnesses.asked == [A]
+
+
+@pytest.fixture
+def started() -> Iterator[list[RedisServer]]:
+    """Servers of a test's own; it adds them."""
+    servers: list[RedisServer] = []
+    yield servers
+    forget_connections()
+    for server in servers:
+        server.kill()
+
+
+@pytest.mark.parametrize("password", ["of the sentinels", "of the servers"])
+def test_sentinels_are_asked_with_a_password_of_their_own(
+    configured: Callable[..., None], started: list[RedisServer], tmp_path: Path, password: str
+) -> None:
+    started.append(RedisServer(tmp_path / "master", Security("of-the-servers")))
+    watch = [f"sentinel monitor agents {HOST} {started[0].port} 1", "sentinel auth-pass agents of-the-servers"]
+    started.append(RedisServer(tmp_path / "sentinel", Security("of-the-sentinels"), lines=watch, is_sentinel=True))
+    passwords = {"REDIS_PASSWORD": "of-the-servers", "REDIS_SENTINEL_PASSWORD": password.replace(" ", "-")}
+    sentinels = {"REDIS_SENTINELS": [started[1].address], "REDIS_SENTINEL_MASTER": "agents"}
+    configured(**{**one_redis(""), **sentinels, **passwords})
+    forget_connections()
+    if password == "of the sentinels":
+        assert get_redis().ping()
+    else:
+        with pytest.raises(redis.ConnectionError, match="no Redis server says who is master"):
+            get_redis().ping()
 
 
 @pytest.mark.parametrize(
