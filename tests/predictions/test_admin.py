@@ -1,6 +1,10 @@
 """The admin, through its pages."""
 
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +14,16 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
+from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
 from predictions.queue import queue
+from predictions.queue.overview import overview
+from tests import environment
+from tests.conftest import RunningWorker
 from tests.factories import TaskFactory
 from tests.predictions.test_async import submit
+from tests.predictions.test_cancel import until
 
 LIST = "/admin/predictions/task/"
 
@@ -83,7 +92,7 @@ def test_a_tasks_page_is_read_only_and_shows_what_happened(admin: Client, client
     task_id = submit(client, {"answer": {"<b>": "bold"}})
     work()
     page = admin.get(f"{LIST}{task_id}/change/").content.decode()
-    assert "&quot;&lt;b&gt;&quot;: &quot;bold&quot;" in page
+    assert page.count("&quot;&lt;b&gt;&quot;: &quot;bold&quot;") == 3  # inputs, outputs, and the request as curl
     assert "<b>" not in page
     assert 'name="status"' not in page
     assert "Queue time" in page
@@ -155,6 +164,24 @@ def test_django_rqs_pages_are_reachable(admin: Client, client: APIClient, work: 
     submit(client, {"raise": "KeyError"})
     work()
     assert admin.get(f"/admin/django_rq/dashboard/{path}").status_code == 200
+
+
+def test_rq_info_shows_the_queue_and_its_workers(client: APIClient, start_worker: Callable[..., RunningWorker]) -> None:
+    """On a cluster it needs the prefix of the agent's keys, and the node that has their slot."""
+    worker = start_worker().worker
+    queue.pause("the test")
+    for _ in range(3):
+        submit(client)
+    until(lambda: len(overview().workers) == 1)
+    said = subprocess.run(
+        [sys.executable, "-m", "rq.cli", "info", "-u", f"redis://{environment.servers.master().address}", "--raw"],
+        env={**os.environ, "RQ_KEY_PREFIX": RQ_KEY_PREFIX},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "queue default 3" in said
+    assert f"worker {worker.name}" in said
 
 
 def test_a_job_has_its_page(admin: Client, client: APIClient, work: Any) -> None:

@@ -1,5 +1,7 @@
 """The command line: what every command does, the queue, and the checks that settle and delete."""
 
+import re
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from django.utils.timezone import now
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
+from config.settings import PLATFORMS
 from predictions import maintenance
 from predictions.models import Task
 from predictions.queue import queue
@@ -20,8 +23,10 @@ from tests.predictions.commands import Shell, listens, move
 from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
 from tests.proxy import Proxy
+from tests.servers import ROOT
 
-OURS = ["init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
+OURS = ["doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
+PROCESSES = ["rqworker", "scheduler"]
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -33,7 +38,31 @@ def test_help_says_what_a_command_does_and_gives_examples(shell: Shell, command:
     said = shell(command, "--help")
     assert said.code == 0
     assert load_command_class("predictions", command).help.splitlines()[0] in said.out
-    assert f"examples:\n  manage.py {command} " in said.out
+    assert re.search(rf"examples:\n  manage\.py {command}\s", said.out)
+
+
+@pytest.mark.parametrize("command", PROCESSES)
+def test_help_says_what_a_process_does_and_it_takes_no_json(shell: Shell, command: str) -> None:
+    said = shell(command, "--help")
+    assert said.code == 0
+    assert load_command_class("predictions", command).help.split()[:3] == said.out.split("\n\n")[1].split()[:3]
+    assert "--json" not in said.out
+    assert shell(command, "--json").code == 2
+
+
+def readme_commands() -> list[str]:
+    """What the README's "Commands" shows, without `.venv/bin/python manage.py`."""
+    section = (ROOT / "README.md").read_text().partition("### Commands\n")[2]
+    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return [line.removeprefix(".venv/bin/python manage.py ") for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_a_command_that_the_readme_shows_runs(shell: Shell, configured: Callable[..., None], line: str) -> None:
+    local = (PLATFORMS["local"][0], {**PLATFORMS["local"][1], "predictor": "examples.iris:predict"})
+    configured(PLATFORMS={"local": local})
+    said = shell(*shlex.split(line))
+    assert (said.code, bool(said.out)) == (0, True)
 
 
 @pytest.mark.parametrize("command", ["tasks list", "tasks show", "tasks cancel", "tasks follow", "queue drain"])
