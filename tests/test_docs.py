@@ -81,6 +81,11 @@ def test_the_readme_says_a_settings_default(row: list[str]) -> None:
         assert word(row[1]) == default
 
 
+def test_the_readme_names_every_platform_of_the_settings() -> None:
+    (row,) = [row for row in table("variable") if word(row[0]) == "ML_PLATFORM"]
+    assert set(re.findall(r"`(\w+)`", row[2])) == set(settings.PLATFORMS)
+
+
 def test_every_setting_is_in_the_example_environment() -> None:
     text = (ROOT / ".env.example").read_text()
     assert sorted(SETTINGS) == sorted(
@@ -269,6 +274,23 @@ def test_every_error_code_is_in_the_readme() -> None:
 
 def test_every_process_is_in_the_readme() -> None:
     assert [word(row[0]) for row in table("process")] == list(procfile())
+
+
+def test_the_readme_says_where_the_webhook_process_listens_and_which_processes_are_commands() -> None:
+    (webhook,) = [row for row in table("process") if word(row[0]) == "webhook"]
+    assert re.findall(r"port (\d+)", webhook[1]) == re.findall(r"WEBHOOK_BIND:-\S+:(\d+)}", procfile()["webhook"])
+    named = {word(row[0]): re.findall(r"the Procfile's `(\w+)`", row[1]) for row in table("command")}
+    assert {command: names[0] for command, names in named.items() if names} == {
+        line.removeprefix("python manage.py "): name
+        for name, line in procfile().items()
+        if re.fullmatch(r"python manage\.py \w+", line)
+    }
+
+
+def test_a_permission_that_the_readme_names_is_one_of_the_tasks() -> None:
+    (sentence,) = re.findall(r"^  Permissions: (.*?)\.$", README, re.MULTILINE | re.DOTALL)
+    known = {"Can view task", *(name for _, name in Task._meta.permissions)}
+    assert set(re.findall(r"\*(Can [^*]+)\*", sentence)) == known
 
 
 def test_every_command_is_in_the_readme_and_nothing_else() -> None:
