@@ -97,9 +97,9 @@ class ThreadWorker(BaseWorker):
     ) -> bool:
         """Runs until told to stop; with `burst` until the queue is empty. Whether it took any job."""
         self._slots = Slots(self.concurrency, self._perform)
-        self._sign_on()
         if threading.current_thread() is threading.main_thread():
             self._install_signal_handlers()
+        self._sign_on()
         supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         supervisor.start()
         logger.info("worker %s takes up to %d jobs at once from %s", self.name, self.concurrency, self.queue_names())

@@ -1,5 +1,7 @@
 """The worker: heartbeats, time limits, hand-back, signals, slots, and Redis going away."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue import worker as worker_module
 from predictions.queue.connections import get_redis
+from predictions.queue.worker import ThreadWorker
 from predictions.queue.worker_scripts import FAR_SECONDS
 from tests import predictors
 from tests.conftest import RunningWorker
@@ -89,6 +92,24 @@ def test_what_takes_too_long_at_shutdown_goes_back_to_the_front_uncounted(
     tasks = {task.pk: task for task in Task.objects.all()}
     assert (tasks[first].status, tasks[first].attempt) == ("succeeded", 1)
     assert tasks[second].status == "succeeded"
+
+
+def test_a_signal_that_comes_while_a_worker_signs_on_ends_it_like_any_other(
+    client: APIClient, work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_birth = ThreadWorker.register_birth
+
+    def register_birth_and_press_ctrl_c(worker: ThreadWorker) -> None:
+        register_birth(worker)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ThreadWorker, "register_birth", register_birth_and_press_ctrl_c)
+    task_id = submit(client)
+    try:
+        work()
+    except KeyboardInterrupt:
+        pytest.fail("the worker did not hear the signal")
+    assert (status_of(task_id), BaseWorker.all(connection=get_redis())) == ("pending", [])
 
 
 def test_sigtstp_and_sigcont_hold_and_resume(client: APIClient, start_worker: StartWorker) -> None:
