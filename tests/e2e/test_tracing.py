@@ -1,5 +1,6 @@
 """One trace from the caller through web, queue and worker to the platform, sent to a real OTLP endpoint."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,13 +27,19 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.services: set[str] = set()
+        self.asked: list[tuple[str, str | None]] = []
+        """Path and `x-key` header of each request."""
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 told = ExportTraceServiceRequest.FromString(body)
+                collector.asked.append((self.path, self.headers["x-key"]))
                 for resource in told.resource_spans:
+                    names = [pair for pair in resource.resource.attributes if pair.key == "service.name"]
+                    collector.services |= {pair.value.string_value for pair in names}
                     for scope in resource.scope_spans:
                         collector.spans += scope.spans
                 self.send_response(200)
@@ -119,3 +126,60 @@ def test_while_tracing_is_off_the_callers_trace_is_handed_on(
         assert answer.status_code == 200
     assert [call.headers.get("traceparent") for call in platform.received] == [TRACEPARENT, None]
     assert not collector.spans
+
+
+def predict(serve: Callable[..., Server], **environment: str) -> Server:
+    """A web process that has answered one prediction of a local model."""
+    web = serve("web", LOCAL_PREDICTOR="tests.predictors:predict", OTEL_BSP_SCHEDULE_DELAY="100", **environment)
+    assert requests.post(f"{web.url}/v1/predict", json=BODY, timeout=30).status_code == 200
+    return web
+
+
+@pytest.mark.parametrize(
+    ("environment", "path", "service"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, "/v1/traces", "serving-agent"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "/mine"}, "/mine", "serving-agent"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "", "OTEL_SERVICE_NAME": "flowers"}, "/v1/traces", "flowers"),
+    ],
+    ids=["endpoint", "traces endpoint", "service name"],
+)
+def test_spans_go_where_the_variables_of_opentelemetry_say(
+    serve: Callable[..., Server], collector: Collector, environment: dict[str, str], path: str, service: str
+) -> None:
+    addresses = {name: f"{collector.url}{value}" for name, value in environment.items() if "ENDPOINT" in name}
+    predict(serve, **environment | addresses, OTEL_EXPORTER_OTLP_HEADERS="x-key=sesame")
+    until(lambda: {span.name for span in collector.spans} == {"POST /v1/predict", "local prediction"})
+    assert set(collector.asked) == {(path, "sesame")}
+    assert collector.services == {service}
+
+
+def test_spans_are_printed_where_the_exporter_is_the_console(serve: Callable[..., Server]) -> None:
+    web = predict(serve, OTEL_TRACES_EXPORTER="console")
+    until(lambda: '"name": "POST /v1/predict"' in web.output())
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"OTEL_SDK_DISABLED": "true"},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_TRACES_SAMPLER": "always_off"},
+    ],
+    ids=lambda switch: " ".join(f"{name}={value}" for name, value in switch.items()),
+)
+def test_no_span_is_made_where_traces_are_switched_off(
+    serve: Callable[..., Server], collector: Collector, switch: dict[str, str]
+) -> None:
+    web = predict(serve, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **switch)
+    web.signal(signal.SIGTERM)
+    assert web.process.wait(60) == 0  # at its end a process sends what it has left
+    assert not collector.asked
+    assert '"name": "POST /v1/predict"' not in web.output()
+
+
+def test_a_span_has_no_more_attributes_than_the_limit(serve: Callable[..., Server], collector: Collector) -> None:
+    predict(serve, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="1")
+    until(lambda: len(collector.spans) == 2)
+    assert {len(span.attributes) for span in collector.spans} <= {0, 1}
