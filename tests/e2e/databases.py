@@ -59,6 +59,10 @@ class Postgres:
     def start_again(self) -> None:
         postgres.control(self._directory, "start")
 
+    def log(self) -> str:
+        """What it has said since it was made."""
+        return (self._directory / "log").read_text()
+
     def freeze(self) -> None:
         """All its processes stand still; its kernel goes on accepting connections and acknowledging packets."""
         self._signal(signal.SIGSTOP)

@@ -1,5 +1,6 @@
 """PostgreSQL restarted, crashed, away and frozen under load; SQLite with many writers, and locked for long."""
 
+import re
 import statistics
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import requests
 from django.db import connections
@@ -161,6 +163,45 @@ def test_a_frozen_postgresql_makes_no_task_when_it_wakes_whose_caller_was_told_t
     server.thaw()
     assert ask() == 200
     assert rows() == 2
+
+
+def test_a_process_opens_no_more_connections_than_its_pool_may_have(
+    serve: Serve, slow_platform: SlowPlatform, server: Postgres
+) -> None:
+    environment = {"DATABASE_URL": server.url, "DATABASE_POOL_SIZE": "3", **slow_platform.environment()}
+    web = serve("web", WEB_CONCURRENCY="1", **environment)
+    counts = []
+    with (
+        psycopg.connect(server.url, autocommit=True) as watcher,
+        Callers(web.port, "/v1/predict", sleeping(0), count=32, keep_alive=True) as callers,
+    ):
+        while callers.answers["200"] < 1000:
+            row = watcher.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()"
+            ).fetchone()
+            assert row
+            counts.append(row[0])
+            time.sleep(0.01)
+    assert max(counts) == 3
+    assert set(callers.answers) == {"200"}
+
+
+@pytest.mark.parametrize("prepared", ["true", "false"])
+def test_statements_are_prepared_unless_the_setting_says_otherwise(
+    serve: Serve, server: Postgres, prepared: str
+) -> None:
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET log_statement = 'all'")
+        admin.execute("SELECT pg_reload_conf()")
+    environment = {"DATABASE_URL": server.url, "DATABASE_PREPARED_STATEMENTS": prepared}
+    web = serve("web", **environment)
+    serve("worker", **environment)
+    for route in ("/v1/predict", "/async/v1/predict"):
+        assert requests.post(f"{web.url}{route}", json=sleeping(0)(0), timeout=30).status_code == 200
+    until(lambda: rows(status="succeeded") == 2)
+    names = set(re.findall(r"execute (\S+): (?:INSERT|UPDATE)", server.log()))
+    assert names
+    assert all((name == "<unnamed>") == (prepared == "false") for name in names), names
 
 
 @pytest.fixture
