@@ -16,6 +16,7 @@ from django.contrib.auth.models import User
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
 from tests.peers.front import Front
+from tests.peers.nginx import Nginx
 from tests.platforms.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
 from tests.ports import free_port
 from tests.proxy import Proxy
@@ -129,6 +130,21 @@ def test_nginx_replaces_what_callers_say_about_themselves(front_of: NewFront, st
     assert seen["x-forwarded-proto"] == "https"
     assert (seen["x-forwarded-for"], seen["x-real-ip"]) == ("127.0.0.1", "127.0.0.1")
     assert seen["host"] == f"localhost:{here.port}"
+
+
+def test_an_nginx_whose_configuration_does_not_set_the_header_passes_on_what_callers_claim(
+    tmp_path: Path, stub: Stub
+) -> None:
+    port = free_port()
+    bare = f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {stub.url}; }} }}"
+    here = Nginx(tmp_path, bare, url=f"http://127.0.0.1:{port}/live")
+    stub.script("GET /live", answers({}))
+    try:
+        here.start()
+        requests.get(f"http://127.0.0.1:{port}/live", headers=LIES, timeout=30)
+        assert stub.received[-1].headers["x-forwarded-proto"] == "https"
+    finally:
+        here.kill()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
