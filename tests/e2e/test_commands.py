@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from predictions.models import Task
+from predictions.queue.overview import overview
 from tests.e2e.conftest import SlowPlatform
 from tests.platforms.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
 from tests.predictions.test_cancel import until
@@ -290,6 +291,23 @@ def test_exit_codes(manage: Callable[..., Manage]) -> None:
     assert err.startswith("usage: manage.py tasks list ")
     assert manage("predict", "m", "--inputs", "{").end()[0] == 2
     assert manage("queue", "size", REDIS_ADDRESS=f"127.0.0.1:{closed_port()}").end()[0] == 1
+
+
+def test_logs_are_on_stderr_and_all_of_them_are_there_where_they_are_asked_for(manage: Callable[..., Manage]) -> None:
+    for asked, is_there in (([], False), (["-v", "2"], True)):
+        code, out, err = manage("predict", "m", "--inputs", '{"answer": 7}', *asked).end()
+        assert (code, out) == (0, "7\n")
+        assert ("predictions.lifecycle: task succeeded" in err) is is_there
+
+
+def test_a_worker_and_a_scheduler_end_with_0_after_ctrl_c(manage: Callable[..., Manage]) -> None:
+    worker, scheduler = manage("rqworker"), manage("scheduler")
+    assert "jobs for" in scheduler.line()
+    until(lambda: worker.process.pid in {known.pid for known in overview().workers}, seconds=60)
+    for command in (worker, scheduler):
+        command.press_ctrl_c()
+        code, _, err = command.end()
+        assert (code, "Traceback" in err) == (0, False), err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

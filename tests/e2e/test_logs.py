@@ -57,6 +57,8 @@ def test_every_line_of_a_request_and_of_its_task_carries_their_ids(serve: Callab
         for line in lines_of(server):
             if str(line["message"]).startswith(("task ", "POST ")):
                 assert line["request_id"] in ("find-me-0", "find-me-1")
+            if str(line["message"]).startswith("task "):
+                assert line["task_id"] in (sync.pk, queued.pk)
 
 
 def test_a_local_model_that_fails_leaves_only_json_lines(serve: Callable[..., Server]) -> None:

@@ -1,6 +1,7 @@
 """Every process type, started for real with settings that it must refuse."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,11 @@ from config.wsgi import application
 def test_production_with_all_of_them_begins(tmp_path: Path) -> None:
     done = start(COMMANDS["release"], tmp_path, **PRODUCTION)
     assert done.returncode == 0, done.stderr
+
+
+def test_release_migrates_checks_and_collects_the_admins_files(tmp_path: Path) -> None:
+    done = start(COMMANDS["release"], tmp_path, ALLOW_ANONYMOUS="true")
+    assert "Init check: nothing to do." in done.stdout
+    assert (tmp_path / "static/admin/css/base.css").is_file()
+    with sqlite3.connect(tmp_path / "db.sqlite3") as database:
+        assert database.execute("SELECT count(*) FROM predictions_task").fetchone() == (0,)
