@@ -12,6 +12,7 @@ from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 from rest_framework.test import APIClient
 
+from predictions import submission
 from predictions.queue import queue
 from tests.factories import TaskFactory
 from tests.test_docs import table, word
@@ -245,6 +246,15 @@ def test_who_may_cancel_may_do_nothing_else_to_a_task() -> None:
     browser.post(f"{TASKS}{task.pk}/cancel/", {"_form_submitted": "True"})
     task.refresh_from_db()
     assert task.status == "canceled"
+
+
+def test_who_may_cancel_may_press_the_dashboards_buttons_and_act_on_a_queue() -> None:
+    waiting = str(submission.submit(submission.PredictionRequest(model_name="m", inputs={})).pk)
+    browser = staff("view_task", "cancel_task")
+    assert browser.post("/admin/agent/queue/pause").status_code == 302
+    assert (queue.paused(), queue.waiting_ids()) == (True, [waiting])
+    browser.post(f"{QUEUES}queues/0/empty/")
+    assert queue.waiting_ids() == []
 
 
 @pytest.mark.parametrize("path", ["queues/9/", "queues/9/x/", "workers/9/", "schedulers/9/", "queues/0/no-such-job/"])
