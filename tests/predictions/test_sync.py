@@ -197,7 +197,7 @@ def test_the_request_id_is_taken_in_and_handed_back(client: APIClient) -> None:
 
 def test_the_platform_is_asked_once(client: APIClient) -> None:
     predict(client)
-    assert len(predictors.calls) == 1
+    assert predictors.calls == [{"model_name": "iris", **INPUTS}]
 
 
 def test_redis_is_asked_nothing_for_a_prediction(client: APIClient, redis_proxy: Proxy, no_watches: None) -> None:
