@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.management import load_command_class
+from django.core.management import get_commands, load_command_class
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
@@ -21,7 +21,8 @@ from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
 from tests.proxy import Proxy
 
-OURS = ["init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
+OURS = ["init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue", "doctor"]
+PROCESSES = ["rqworker", "scheduler"]
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -33,7 +34,18 @@ def test_help_says_what_a_command_does_and_gives_examples(shell: Shell, command:
     said = shell(command, "--help")
     assert said.code == 0
     assert load_command_class("predictions", command).help.splitlines()[0] in said.out
-    assert f"examples:\n  manage.py {command} " in said.out
+    assert f"examples:\n  manage.py {command}" in said.out
+
+
+@pytest.mark.parametrize("command", PROCESSES)
+def test_help_says_what_a_process_does(shell: Shell, command: str) -> None:
+    said = shell(command, "--help")
+    assert said.code == 0
+    assert load_command_class("predictions", command).help[:40] in said.out
+
+
+def test_no_command_is_without_its_help() -> None:
+    assert {name for name, app in get_commands().items() if app == "predictions"} == {*OURS, *PROCESSES}
 
 
 @pytest.mark.parametrize("command", ["tasks list", "tasks show", "tasks cancel", "tasks follow", "queue drain"])
