@@ -94,6 +94,13 @@ def test_a_tasks_page_is_read_only_and_shows_what_happened(admin: Client, client
     assert Task.objects.get().status == "succeeded"
 
 
+def test_a_tasks_page_says_what_came_of_canceling_the_platforms_job(admin: Client) -> None:
+    task = TaskFactory(model_name="llm", status="failed", upstream_id="job-7", upstream_cancel="no answer")
+    page = admin.get(f"{LIST}{task.pk}/change/").content.decode()
+    assert "job-7" in page
+    assert "no answer" in page
+
+
 def test_pictures_and_links_among_the_outputs_are_shown(admin: Client) -> None:
     picture, link = "http://agent/media/uploads/a.PNG?x=1", "https://example.com/report.pdf"
     outputs = {

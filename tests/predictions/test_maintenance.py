@@ -1,6 +1,7 @@
 """InitCheck, archive sweep and purge."""
 
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -78,7 +79,7 @@ def test_init_check_queues_a_waiting_task_again_however_long_it_has_waited(work:
 def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_was_lost(
     configured: Callable[..., None], platform: str
 ) -> None:
-    """And notes what came of it; a second check asks for nothing more."""
+    """And notes what came of it; a second check asks for nothing more. A job whose id was not noted runs on."""
     stub = Stub()
     job = {"id": "up-1", "status": {"replicate": "canceled", "runpod": "CANCELLED"}[platform]}
     for route in ("POST /v1/predictions/up-1/cancel", "POST /v2/e/cancel/up-1"):
@@ -89,10 +90,14 @@ def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_
     }
     class_name = PLATFORMS[platform][0]
     configured(ML_PLATFORM=platform, PLATFORMS={platform: (class_name, platforms[platform])})
-    lost = task("running", 400, platform=platform, upstream_id="up-1")
-    assert run("init_check") == "Init check: 1 failed.\n"
-    lost.refresh_from_db()
-    assert (lost.status, lost.upstream_cancel) == ("failed", "canceled")
+    noted, unnoted = (
+        task("running", 400, platform=platform, upstream_id="up-1"),
+        task("running", 400, platform=platform),
+    )
+    assert run("init_check") == "Init check: 2 failed.\n"
+    for lost, note in ((noted, "canceled"), (unnoted, "")):
+        lost.refresh_from_db()
+        assert (lost.status, lost.upstream_cancel) == ("failed", note)
     run("init_check")
     assert len(stub.received) == 1
     stub.close()
@@ -275,6 +280,22 @@ def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     assert queue.failed_maintenance() == 0
     run("sweep_archive")
     assert not get_redis().exists(registry)
+
+
+def test_the_scheduler_queues_each_kind_of_maintenance_in_its_own_interval(shell: Shell) -> None:
+    """A job is named after its turn: the number of intervals since 1970."""
+    minutes = {"sweep_archive_job": 30, "init_check_job": 5, "purge_tasks_job": 60, "tally_job": 1}
+    key = f"{RQ_KEY_PREFIX}:queue:default-maintenance"
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    began = time.time()
+    shell("scheduler", ctrl_c=lambda: get_redis().llen(key) == len(minutes))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    queued = {job_id.decode() for job_id in get_redis().lrange(key, 0, -1)}
+    assert len(queued) == len(minutes)
+    for name, interval in minutes.items():
+        turns = {int(moment // (interval * 60)) for moment in (began, time.time())}
+        assert queued & {f"default-maintenance-{name}-{turn}" for turn in turns}, name
 
 
 def test_a_scheduler_ends_quietly_also_where_another_signed_off_for_both(shell: Shell) -> None:
