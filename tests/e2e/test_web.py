@@ -44,6 +44,18 @@ def _short_timeouts() -> dict[str, str]:
     return {f"{name}_REQUEST_TIMEOUT": "1" for name in names}
 
 
+def test_an_agent_can_stand_behind_an_agent(serve: Serve) -> None:
+    behind = serve("web", **IRIS)
+    front = serve("web", ML_PLATFORM="k8s", K8SPLUGIN_ADDRESS=f"127.0.0.1:{behind.port}")
+    answer = slow_iris(front, 0).json()
+    assert answer["status"] == answer["outputs"]["status"] == "succeeded"
+    assert answer["outputs"]["outputs"] == {"predictions": []}
+    assert float(answer["running_time"].rstrip("s")) >= 0
+    assert "running_time" not in answer["outputs"]
+    asked = {"model_name": "iris"}
+    assert "instances" in requests.get(f"{front.url}/v1/docs", params=asked, timeout=30).json()
+
+
 def test_a_local_model_that_computes_does_not_hold_up_the_others(serve: Serve) -> None:
     web = serve("web", LOCAL_PREDICTOR="tests.predictors:compute")
     body = {"model_name": "m", "inputs": {"seconds": 6}}
