@@ -4,11 +4,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import requests
 
 from predictions.models import Task
+from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import Crowd
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -42,6 +46,34 @@ def test_a_local_model_is_held_to_the_time_limit(serve: Serve) -> None:
 def _short_timeouts() -> dict[str, str]:
     names = ("KSERVE", "K8SPLUGIN", "REPLICATE", "RUNPOD")
     return {f"{name}_REQUEST_TIMEOUT": "1" for name in names}
+
+
+def sockets(web: Server) -> int:
+    """How many the processes of a web server hold."""
+    master = web.process.pid
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    found = 0
+    for pid in (master, *children):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it has been closed
+                found += str(entry.readlink()).startswith("socket:")
+    return found
+
+
+def test_a_prediction_that_waits_holds_two_sockets_and_no_database_connection(
+    serve: Serve, slow_platform: SlowPlatform
+) -> None:
+    web = serve("web", DATABASE_POOL_SIZE="2", DATABASE_TIMEOUT="4", **slow_platform.environment())
+    callers, connections = 100, 10
+    with Crowd(web.url, route="/v1/predict", callers=1, sleep=0) as first:
+        first.wait_for(1)
+    before, seen = sockets(web), len(slow_platform.calls())
+    with Crowd(web.url, route="/v1/predict", callers=callers, first=1000, sleep=10) as crowd:
+        until(lambda: Task.objects.filter(status=Task.Status.RUNNING).count() == callers)
+        until(lambda: len(slow_platform.calls()) == seen + callers)
+        held = sockets(web) - before
+    assert 2 * callers - connections <= held <= 2 * callers + connections
+    assert crowd.refused == {}
 
 
 def test_an_agent_can_stand_behind_an_agent(serve: Serve) -> None:

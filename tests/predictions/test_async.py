@@ -34,7 +34,9 @@ def test_a_task_is_pending_until_a_worker_ran_it(client: APIClient, work: Work) 
     task_id = submit(client, {"answer": 7}, UID="ann")
     before = client.get(f"/task/{task_id}").json()
     assert (before["status"], before["running_time"], before["queue_num"]) == ("pending", "", 0)
+    assert predictors.calls == []
     work()
+    assert len(predictors.calls) == 1
     after = client.get(f"/task/{task_id}").json()
     assert (after["status"], after["outputs"], after["error_info"]) == ("succeeded", 7, "")
     assert after["queue_id"] == task_id
@@ -164,6 +166,13 @@ def test_a_submission_costs_one_insert_and_two_round_trips(client: APIClient, re
         submit(client)
     assert [query["sql"].split()[0] for query in queries] == ["INSERT"]
     assert redis_proxy.requests - before == 2
+
+
+def test_reading_a_task_asks_redis_nothing(client: APIClient, redis_proxy: Proxy) -> None:
+    task_id = submit(client)
+    before = redis_proxy.requests
+    assert client.get(f"/task/{task_id}").json()["status"] == "pending"
+    assert redis_proxy.requests == before
 
 
 def test_a_job_costs_two_queries(client: APIClient, work: Work) -> None:
