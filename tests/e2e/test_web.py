@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from django.db import connection
 
 from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
@@ -60,18 +61,29 @@ def sockets(web: Server) -> int:
     return found
 
 
+def sessions(name: str) -> int:
+    """How many connections to PostgreSQL the processes hold that go by this name."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [name])
+        return int(cursor.fetchone()[0])
+
+
 def test_a_prediction_that_waits_holds_two_sockets_and_no_database_connection(
     serve: Serve, slow_platform: SlowPlatform
 ) -> None:
-    web = serve("web", DATABASE_POOL_SIZE="2", DATABASE_TIMEOUT="4", **slow_platform.environment())
+    pool = {"DATABASE_POOL_SIZE": "2", "DATABASE_TIMEOUT": "4", "PGAPPNAME": "a-crowded-web"}
+    web = serve("web", **pool, **slow_platform.environment())
     callers, connections = 100, 10
     with Crowd(web.url, route="/v1/predict", callers=1, sleep=0) as first:
         first.wait_for(1)
     before, seen = sockets(web), len(slow_platform.calls())
-    with Crowd(web.url, route="/v1/predict", callers=callers, first=1000, sleep=10) as crowd:
+    alone = "x" * 20_000  # what is long is not written together with others
+    with Crowd(web.url, route="/v1/predict", callers=callers, first=1000, sleep=10, text=alone) as crowd:
         until(lambda: Task.objects.filter(status=Task.Status.RUNNING).count() == callers)
         until(lambda: len(slow_platform.calls()) == seen + callers)
         held = sockets(web) - before
+        if connection.vendor == "postgresql":
+            assert 1 <= sessions("a-crowded-web") <= 2
     assert 2 * callers - connections <= held <= 2 * callers + connections
     assert crowd.refused == {}
 
