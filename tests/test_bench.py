@@ -1,9 +1,11 @@
 """The benchmark's report, from made-up figures; and the benchmark itself, short."""
 
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -87,16 +89,68 @@ def test_the_benchmark_runs_and_compares(tmp_path: Path) -> None:
     assert "sync: requests/s, 32 connections" in text
 
 
-def numbers(text: str) -> Iterator[tuple[float, int]]:
-    """Each with how many decimals it is written."""
-    for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text):
-        number = found.rstrip(",").replace(",", "")
-        yield float(number), len(number.partition(".")[2])
+# --- docs/performance.md against RESULTS.md and against the settings
+
+PAGE = (ROOT / "docs/performance.md").read_text()
+RESULTS = (ROOT / "bench/RESULTS.md").read_text()
+DATABASES = ("postgresql", "sqlite")
 
 
-def test_the_summary_has_the_figures_of_the_results() -> None:
-    summary = (ROOT / "docs/performance.md").read_text().partition("## What a prediction costs")[0]
-    measured = [number for number, _ in numbers((ROOT / "bench/RESULTS.md").read_text())]
-    told = list(numbers(summary.partition("two rounds")[2]))
-    assert len(told) > 50
-    assert [number for number, digits in told if all(round(each, digits) != number for each in measured)] == []
+def rows(text: str, head: str) -> list[list[str]]:
+    """The rows of the table whose first column is headed so."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith("| ") and cells(line, "")[0] == head:
+            next(lines)
+            break
+    return [cells(line, "") for line in takewhile(lambda line: line.startswith("|"), lines)]
+
+
+def results() -> dict[tuple[str, str], dict[str, tuple[str, str]]]:
+    """What was measured, and the database → contestant → its median, and the agent's ratio to it."""
+    found: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    for quantity, database, contestant, median, _, ratio in rows(RESULTS, "Measured"):
+        if database:
+            assert contestant not in found.setdefault((quantity, database), {})
+            found[quantity, database][contestant] = (median, ratio.strip("*"))
+    return found
+
+
+def test_each_figure_of_the_performance_page_stands_in_the_results() -> None:
+    measured = results()
+    titles = {row[0] for row in rows(RESULTS, "Measured") if not row[1]}
+    told = rows(PAGE, "measured")
+    assert len(told) > 20
+    for quantity, *by_database in told:
+        if by_database == ["", ""]:
+            assert quantity in titles
+            continue
+        for database, cell in zip(DATABASES, by_database, strict=True):
+            own, *others = cell.split("; ")
+            known = measured[quantity, database]
+            assert own == known[AGENT][0], f"{quantity}, {database}"
+            for other in others:
+                contestant, median, ratio = re.fullmatch(r"(.*) (\S+) \((\S+)\)", other).groups()  # type: ignore[union-attr]
+                assert (median, ratio) == known[contestant], f"{quantity}, {database}, {contestant}"
+
+
+def test_the_performance_page_names_each_goal_that_was_not_reached() -> None:
+    assert rows(PAGE, "goal") == [row[:4] for row in rows(RESULTS, "Goal") if row[4] == "**no**"]
+
+
+def test_the_performance_page_reckons_with_the_measured_figures() -> None:
+    """Tasks a second, at ten thousand and at a million a minute, times what one costs."""
+    cpu, in_flight, statements, round_trips = rows(PAGE, "needed")
+    milliseconds, _ = results()["CPU ms a task in workers", "postgresql"][AGENT]
+    assert cpu[0] == f"CPU of the workers, {milliseconds} ms a task"
+    for column, rate, slots in ((1, 10_000 / 60, 64), (2, 1_000_000 / 60, 256)):
+        assert cpu[column] == f"{rate * float(milliseconds) / 1000:.3g} cores"
+        assert in_flight[column] == f"{rate:,.0f}: {math.ceil(rate / slots)} workers with {slots} slots"
+        assert statements[column] == f"{3 * rate:,.0f} a second"
+        assert round_trips[column] == f"{4 * rate:,.0f} a second"
+
+
+def test_the_performance_page_says_how_many_predictions_a_web_process_waits_for() -> None:
+    (bound,) = re.findall(r"^worker_connections = (\d+)$", (ROOT / "config/gunicorn.py").read_text(), re.MULTILINE)
+    assert f"up to {int(bound):,} predictions at once" in PAGE
+    assert f"N / {int(bound):,} processes" in PAGE

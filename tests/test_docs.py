@@ -12,10 +12,12 @@ from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 
 from config.worker import PROTOCOL_ERRORS
+from predictions import admin_list, figures, maintenance
 from predictions.api import errors
 from predictions.diagnosis import checks
 from predictions.management.commands import queue, tasks
 from predictions.models import Task
+from predictions.queue.queue import MAX_ATTEMPTS
 from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
 from tests.servers import procfile
 
@@ -317,6 +319,29 @@ def test_every_failure_that_the_operating_page_explains_is_one_of_the_agents() -
     for row in table("`error_info`", OPERATING):
         sentence = re.sub(r"\d", r"(\\d|\\{[\\w.]+\\})", re.escape(word(row[0])))
         assert re.search(f'"{sentence}"', code), row[0]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"The list ends after {admin_list.PAGES} pages",
+        f"Its percentiles are those of the latest {figures.SAMPLE:,} tasks",
+        "The purge deletes a thousand tasks at a time" if maintenance.PURGE_BATCH == 1000 else "another number",
+        f"`its worker was lost {MAX_ATTEMPTS} times`",
+    ],
+)
+def test_the_numbers_of_the_operating_page_are_those_of_the_code(sentence: str) -> None:
+    assert sentence in OPERATING
+
+
+def test_a_workload_that_a_page_names_is_in_the_manifests() -> None:
+    files = (ROOT / "deploy/kubernetes").rglob("*.yaml")
+    objects = [thing for file in files for thing in yaml.safe_load_all(file.read_text()) if "metadata" in thing]
+    known = {f"{thing['kind']}/{thing['metadata'].get('name')}" for thing in objects}
+    kinds = {"deploy": "Deployment", "sts": "StatefulSet", "job": "Job", "svc": "Service"}
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for kind, name in re.findall(rf"\b({'|'.join(kinds)})/(serving-agent[\w-]*)", page.read_text()):
+            assert f"{kinds[kind]}/{name}" in known, f"{page.name}: {kind}/{name}"
 
 
 def test_every_status_is_in_the_operating_page() -> None:

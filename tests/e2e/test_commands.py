@@ -3,12 +3,15 @@
 import json
 import os
 import pty
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from tests.e2e.conftest import SlowPlatform
 from tests.platforms.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
 from tests.predictions.test_cancel import until
 from tests.predictions.test_maintenance import task
-from tests.servers import ROOT, Server, database_url
+from tests.servers import ROOT, Server, database_url, environment_of
 
 pytestmark = pytest.mark.slow
 
@@ -308,6 +311,43 @@ def test_a_worker_and_a_scheduler_end_with_0_after_ctrl_c(manage: Callable[..., 
         command.press_ctrl_c()
         code, _, err = command.end()
         assert (code, "Traceback" in err) == (0, False), err
+
+
+def test_the_scripts_of_the_operating_page_do_what_they_say(
+    serve: Callable[..., Server], slow_platform: SlowPlatform, tmp_path: Path
+) -> None:
+    """Submit many and wait for all; an alarm, because no file can be stored; what failed today."""
+    assert shutil.which("jq"), "jq is not here (Debian: apt install jq)"
+    page = (ROOT / "docs/operating.md").read_text().partition("## In scripts")[2]
+    (script,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "manage.py").symlink_to(ROOT / "manage.py")
+    (tmp_path / "inputs").mkdir()
+    for name, inputs in {
+        "good": {"n": 1},
+        "bad": {"n": 2, "status": "400 Bad Request", "body": '{"error": "send four"}'},
+    }.items():
+        (tmp_path / f"inputs/{name}.json").write_text(json.dumps(inputs))
+    mail = tmp_path / "bin/mail"
+    mail.parent.mkdir()
+    mail.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/to; cat > {tmp_path}/mail\n')
+    mail.chmod(0o755)
+    serve("worker", **slow_platform.environment())
+    environment = environment_of(**slow_platform.environment(), MEDIA_ROOT="/proc/nowhere", LOG_LEVEL="ERROR")
+    ended = subprocess.run(
+        ["bash", "-c", script.replace("/tmp/", f"{tmp_path}/")],
+        cwd=tmp_path,
+        env={**environment, "PATH": f"{mail.parent}:{environment['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr == ""
+    by_status = {row.status: row.pk for row in Task.objects.all()}
+    assert sorted((tmp_path / "ids").read_text().split()) == sorted(by_status.values())
+    assert by_status["succeeded"] in ended.stdout
+    assert ended.stdout.splitlines()[-1] == f"{by_status['failed']}\tsend four"
+    assert "ops@example.com" in (tmp_path / "to").read_text()
+    assert json.loads((tmp_path / "mail").read_text())["level"] == "problem"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

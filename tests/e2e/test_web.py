@@ -5,12 +5,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
+from django.db import connection
 
 from predictions.models import Task
+from tests.e2e.conftest import SlowPlatform
+from tests.e2e.faults import Crowd
 from tests.predictions.test_cancel import until
 from tests.servers import Server
 
@@ -58,6 +62,57 @@ def test_a_local_model_is_held_to_the_time_limit(serve: Serve) -> None:
 def _short_timeouts() -> dict[str, str]:
     names = ("KSERVE", "K8SPLUGIN", "REPLICATE", "RUNPOD")
     return {f"{name}_REQUEST_TIMEOUT": "1" for name in names}
+
+
+def sockets(web: Server) -> int:
+    """How many the processes of a web server hold."""
+    master = web.process.pid
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    found = 0
+    for pid in (master, *children):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it has been closed
+                found += str(entry.readlink()).startswith("socket:")
+    return found
+
+
+def sessions(name: str) -> int:
+    """How many connections to PostgreSQL the processes hold that go by this name."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [name])
+        return int(cursor.fetchone()[0])
+
+
+def test_a_prediction_that_waits_holds_two_sockets_and_no_database_connection(
+    serve: Serve, slow_platform: SlowPlatform
+) -> None:
+    pool = {"DATABASE_POOL_SIZE": "2", "DATABASE_TIMEOUT": "4", "PGAPPNAME": "a-crowded-web"}
+    web = serve("web", **pool, **slow_platform.environment())
+    callers, connections = 100, 10
+    with Crowd(web.url, route="/v1/predict", callers=1, sleep=0) as first:
+        first.wait_for(1)
+    before, seen = sockets(web), len(slow_platform.calls())
+    alone = "x" * 20_000  # what is long is not written together with others
+    with Crowd(web.url, route="/v1/predict", callers=callers, first=1000, sleep=10, text=alone) as crowd:
+        until(lambda: Task.objects.filter(status=Task.Status.RUNNING).count() == callers)
+        until(lambda: len(slow_platform.calls()) == seen + callers)
+        held = sockets(web) - before
+        if connection.vendor == "postgresql":
+            assert 1 <= sessions("a-crowded-web") <= 2
+    assert 2 * callers - connections <= held <= 2 * callers + connections
+    assert crowd.refused == {}
+
+
+def test_an_agent_can_stand_behind_an_agent(serve: Serve) -> None:
+    behind = serve("web", **IRIS)
+    front = serve("web", ML_PLATFORM="k8s", K8SPLUGIN_ADDRESS=f"127.0.0.1:{behind.port}")
+    answer = slow_iris(front, 0).json()
+    assert answer["status"] == answer["outputs"]["status"] == "succeeded"
+    assert answer["outputs"]["outputs"] == {"predictions": []}
+    assert float(answer["running_time"].rstrip("s")) >= 0
+    assert "running_time" not in answer["outputs"]
+    asked = {"model_name": "iris"}
+    assert "instances" in requests.get(f"{front.url}/v1/docs", params=asked, timeout=30).json()
 
 
 def test_a_local_model_that_computes_does_not_hold_up_the_others(serve: Serve) -> None:

@@ -124,6 +124,12 @@ def test_the_local_predictor_is_there_once_it_could_be_imported() -> None:
 
 
 @pytest.mark.parametrize("make", [kserve, k8s, replicate, runpod])
+def test_a_platform_is_asked_without_a_prediction(stub: Stub, make: Any) -> None:
+    check(make(stub.address), "iris")
+    assert {asked.method for asked in stub.received} == {"GET"}
+
+
+@pytest.mark.parametrize("make", [kserve, k8s, replicate, runpod])
 def test_a_platform_that_is_away_cannot_be_asked(make: Any) -> None:
     with pytest.raises(PlatformUnavailable):
         check(make(f"127.0.0.1:{closed_port()}"), "iris")

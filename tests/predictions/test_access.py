@@ -10,11 +10,17 @@ BODY = {"model_name": "iris", "inputs": {}}
 
 @pytest.fixture(autouse=True)
 def _keys(configured: Callable[..., None]) -> None:
-    configured(API_KEYS=["first", "sécond"], ALLOW_ANONYMOUS=False)
+    configured(API_KEYS=["first", "sécond", "third"], ALLOW_ANONYMOUS=False)
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Authorization": "Bearer first"}, {"apikey": "first"}, {"authorization": "bearer first"}]
+    "headers",
+    [
+        {"Authorization": "Bearer first"},
+        {"apikey": "first"},
+        {"authorization": "bearer first"},
+        {"apikey": "third"},
+    ],
 )
 def test_a_key_opens_the_api(client: APIClient, headers: dict[str, str]) -> None:
     assert client.post("/v1/predict", BODY, format="json", headers=headers).status_code == 200

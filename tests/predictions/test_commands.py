@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.management import load_command_class
+from django.core.management import get_commands, load_command_class
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
@@ -63,6 +63,10 @@ def test_a_command_that_the_readme_shows_runs(shell: Shell, configured: Callable
     configured(PLATFORMS={"local": local})
     said = shell(*shlex.split(line))
     assert (said.code, bool(said.out)) == (0, True)
+
+
+def test_no_command_is_without_its_help() -> None:
+    assert {name for name, app in get_commands().items() if app == "predictions"} == {*OURS, *PROCESSES}
 
 
 @pytest.mark.parametrize("command", ["tasks list", "tasks show", "tasks cancel", "tasks follow", "queue drain"])

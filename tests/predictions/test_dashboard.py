@@ -126,6 +126,13 @@ def test_percentiles_are_told_for_each_model_and_platform() -> None:
     assert (fox.model_name, fox.failed_percent, fox.run_time.p99) == ("fox", 100, 1.0)
 
 
+def test_percentiles_are_those_of_the_latest_2000_tasks() -> None:
+    ended(2000, run=1.0)
+    ended(500, run=60.0, ago=3600)
+    (iris,) = figures.by_model()
+    assert (iris.ended, iris.run_time.p99) == (2000, 1.0)
+
+
 def test_a_page_costs_the_same_however_many_tasks_there_are(
     staff: Client, django_assert_num_queries: Any, redis_proxy: Proxy
 ) -> None:

@@ -17,7 +17,7 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from platforms import Health, Level
 from platforms.health import ok, warning
-from predictions.diagnosis import Finding, checks, diagnose, worst
+from predictions.diagnosis import Finding, checks, database, diagnose, words, worst
 from predictions.diagnosis.queueing import judged
 from predictions.diagnosis.words import because, full_stop
 from predictions.models import Task
@@ -27,7 +27,7 @@ from predictions.queue.overview import overview
 from predictions.queue.scheduler import Scheduler
 from predictions.queue.server import Server, server
 from predictions.recorder import get_recorder
-from tests import environment
+from tests import environment, predictors
 from tests.conftest import RunningWorker, one_redis
 from tests.platforms.stub import Stub, answers, closed_port, says
 from tests.predictions.commands import Shell
@@ -144,6 +144,12 @@ def test_a_broken_deployment_is_told_in_sentences(
     assert problems == {"database", "redis", "queue", "workers", "platform"}
 
 
+def test_doctor_runs_no_prediction(shell: Shell, deployment: None) -> None:
+    shell("doctor", "--model", "iris")
+    assert predictors.calls == []
+    assert not Task.objects.exists()
+
+
 def test_secrets_are_not_told(
     shell: Shell, kserve: Stub, record_service: Stub, configured: Callable[..., None]
 ) -> None:
@@ -190,6 +196,15 @@ def test_what_the_system_checks_find_is_told_with_its_hint(configured: Callable[
     assert finding.mend == "Use letters, digits, '-', '_' and '.' only."
 
 
+def test_in_production_djangos_deployment_checks_are_among_the_findings(configured: Callable[..., None]) -> None:
+    def of_django() -> bool:
+        return any("(security.W" in finding.says for finding in found("settings"))
+
+    assert not of_django()
+    configured(PRODUCTION=True)
+    assert of_django()
+
+
 def test_a_database_that_is_away(no_database: None) -> None:
     (finding,) = found("database")
     assert (finding.level, "cannot be reached: " in finding.says) == (Level.PROBLEM, True)
@@ -216,6 +231,32 @@ def test_a_database_that_takes_no_writes(monkeypatch: pytest.MonkeyPatch) -> Non
             patch.setitem(options, "options", "-c default_transaction_read_only=on")
         finding = worst_of("database")
     assert (finding.level, "cannot be written to: " in finding.says) == (Level.PROBLEM, True)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite counts no connections")
+def test_a_database_with_few_connections_left_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worst_of("database").level is Level.OK
+    monkeypatch.setattr(database, "CROWDED", 0.0)
+    finding = worst_of("database")
+    assert (finding.level, "connections are used" in finding.says) == (Level.WARNING, True)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("database", marks=pytest.mark.skipif(connection.vendor != "sqlite", reason="it is elsewhere")),
+        "storage",
+    ],
+)
+def test_a_disk_that_is_nearly_full_is_warned_of(
+    part: str, configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configured(MEDIA_ROOT=str(tmp_path))
+    monkeypatch.setattr(words, "SHORT_SHARE", 0.0)
+    for short_bytes, level in ((0, Level.OK), (2**60, Level.WARNING)):
+        monkeypatch.setattr(words, "SHORT_BYTES", short_bytes)
+        finding = worst_of(part)
+        assert (finding.level, "MiB left" in finding.says) == (level, level is Level.WARNING)
 
 
 def test_sqlite_in_production_is_warned_of(configured: Callable[..., None]) -> None:
@@ -426,6 +467,15 @@ def test_the_platform_is_asked_about_the_model(shell: Shell, kserve: Stub, deplo
     asked = shell("doctor", "--model", "iris", "--json")
     (finding,) = [finding for finding in asked.json["findings"] if finding["part"] == "platform"]
     assert (asked.code, finding["level"], "iris is ready" in finding["says"]) == (0, "ok", True)
+
+
+def test_without_a_model_the_platform_is_asked_about_the_one_of_the_settings(
+    shell: Shell, kserve: Stub, configured: Callable[..., None]
+) -> None:
+    configured(MODEL_NAME="wine")
+    shell("doctor")
+    shell("doctor", "--model", "iris")
+    assert [asked.path for asked in kserve.received if asked.path != "/live"] == ["/v1/models/wine", "/v1/models/iris"]
 
 
 def test_a_model_that_the_ingress_does_not_know_is_told_with_its_host(shell: Shell, kserve: Stub) -> None:

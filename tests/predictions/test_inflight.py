@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_what_a_process_holds_is_known_as_long_as_it_says_so(monkeypatch: pytest
         until(lambda: queue.unfinished_ids() == {"one", "two"})
     with in_flight("three", new_call()):
         until(lambda: queue.unfinished_ids() == {"three"})
+
+
+def test_one_look_at_redis_is_for_all_that_run(redis_proxy: Proxy, no_watches: None) -> None:
+    cancellations = inflight._Cancellations()
+    with ExitStack() as running:
+        for number in range(20):
+            running.enter_context(in_flight(f"task-{number}", new_call()))
+        cancellations.stop_canceled()  # from here on Redis knows the script
+        before = redis_proxy.requests
+        cancellations.stop_canceled()
+        assert redis_proxy.requests - before == 1
 
 
 def test_what_a_killed_process_held_is_not_known_for_long() -> None:

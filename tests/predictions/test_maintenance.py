@@ -79,7 +79,7 @@ def test_init_check_queues_a_waiting_task_again_however_long_it_has_waited(work:
 def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_was_lost(
     configured: Callable[..., None], platform: str
 ) -> None:
-    """And notes what came of it; a second check asks for nothing more."""
+    """And notes what came of it; a second check asks for nothing more. A job whose id was not noted runs on."""
     stub = Stub()
     job = {"id": "up-1", "status": {"replicate": "canceled", "runpod": "CANCELLED"}[platform]}
     for route in ("POST /v1/predictions/up-1/cancel", "POST /v2/e/cancel/up-1"):
@@ -90,10 +90,14 @@ def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_
     }
     class_name = PLATFORMS[platform][0]
     configured(ML_PLATFORM=platform, PLATFORMS={platform: (class_name, platforms[platform])})
-    lost = task("running", 400, platform=platform, upstream_id="up-1")
-    assert run("init_check") == "Init check: 1 failed.\n"
-    lost.refresh_from_db()
-    assert (lost.status, lost.upstream_cancel) == ("failed", "canceled")
+    noted, unnoted = (
+        task("running", 400, platform=platform, upstream_id="up-1"),
+        task("running", 400, platform=platform),
+    )
+    assert run("init_check") == "Init check: 2 failed.\n"
+    for lost, note in ((noted, "canceled"), (unnoted, "")):
+        lost.refresh_from_db()
+        assert (lost.status, lost.upstream_cancel) == ("failed", note)
     run("init_check")
     assert len(stub.received) == 1
     stub.close()

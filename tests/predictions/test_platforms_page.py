@@ -1,15 +1,22 @@
-"""docs/platforms.md: callers get the answers that its table about KServe explains."""
+"""docs/platforms.md: what it shows of settings, hosts and requests works, and callers get the answers it explains."""
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from rest_framework.test import APIClient
 
+from predictions.models import Task
+from tests.platforms import makers
 from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says
+from tests.platforms.test_settings import check
+from tests.predictions.test_async import submit
 from tests.predictions.test_sync import predict
-from tests.test_docs import ROOT, table
+from tests.test_docs import ROOT, SETTINGS, table, word
 
 PREDICT = "POST /v1/models/iris:predict"
 WORDS = "X has 2 features, but SVC is expecting 4 features"
@@ -49,6 +56,56 @@ def kserve(stub: Stub, configured: Callable[..., None], settings: Any) -> Callab
     return stands
 
 
+def shown(beginning: str) -> str:
+    """The page's block of shell that begins so."""
+    (block,) = re.findall(rf"```sh\n({re.escape(beginning)}.*?)```", PAGE, re.DOTALL)
+    return str(block)
+
+
+def settings_of(platform: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in shown(f"ML_PLATFORM={platform}\n").splitlines())
+
+
+@pytest.mark.parametrize("platform", ["kserve", "k8s", "replicate", "runpod"])
+def test_the_settings_that_the_page_shows_are_enough_to_start(platform: str) -> None:
+    status, said = check(**settings_of(platform))
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("row", table("how the model is deployed", PAGE), ids=lambda row: row[0])
+def test_a_template_of_the_page_makes_the_host_that_stands_beside_it(stub: Stub, row: list[str]) -> None:
+    documented = settings_of("kserve")
+    platform = makers.kserve(stub.address, host_template=word(row[2]))
+    platform.namespace, platform.domain = documented["KSERVE_NAMESPACE"], documented["KSERVE_CUSTOM_DOMAIN"]
+    platform.check("sklearn-iris", makers.call())
+    assert stub.received[0].headers["host"] == urlsplit(word(row[1])).hostname
+    assert ("(the default)" in row[2]) == (word(row[2]) == SETTINGS["KSERVE_HOST_TEMPLATE"])
+
+
+def test_the_request_that_the_page_shows_reaches_the_model_with_its_inputs_as_they_are(
+    client: APIClient, stub: Stub, configured: Callable[..., None], settings: Any
+) -> None:
+    documented = settings_of("kserve")
+    path, arguments = settings.PLATFORMS["kserve"]
+    placed = {"namespace": documented["KSERVE_NAMESPACE"], "domain": documented["KSERVE_CUSTOM_DOMAIN"]}
+    known = {**arguments, **placed, "address": stub.address}
+    configured(ML_PLATFORM="kserve", PLATFORMS={"kserve": (path, known)})
+    stub.script("POST /v1/models/sklearn-iris:predict", answers({"predictions": [1]}))
+    _, url, _, header, _, body = shlex.split(shown("curl").replace("\\\n", ""))
+    content_type = header.removeprefix("Content-Type: ")
+    answer = client.generic("POST", urlsplit(url).path, body, content_type=content_type)
+    assert answer.json()["outputs"] == {"predictions": [1]}
+    (asked,) = stub.received
+    assert asked.headers["host"] == "sklearn-iris.models.example.com"
+    sent = asked.json
+    assert sent.pop("upload_webhook")
+    assert sent == json.loads(body)["inputs"]
+
+
+def test_a_callables_module_describes_its_inputs(client: APIClient) -> None:
+    assert client.get("/v1/docs", {"model_name": "m"}).json() == {"answer": {"type": "any"}}
+
+
 def situation(row: str) -> Step | None:
     (step,) = [step for start, step in SITUATIONS.items() if row.startswith(start)]
     return step
@@ -64,6 +121,15 @@ def test_a_caller_gets_the_answer_that_the_table_explains(
     sentence = re.search('"(?:… )?(.*)"', row)
     assert (response.status_code, response.json()["code"]) == (int(status), code)
     assert (sentence[1] if sentence else WORDS) in response.json()["error"]
+
+
+def test_the_time_limit_holds_for_async_predictions_too(
+    client: APIClient, kserve: Callable[[Step | None], None], work: Callable[..., Any]
+) -> None:
+    kserve(hangs)
+    submit(client)
+    work()
+    assert (Task.objects.get().status, "did not answer in time" in Task.objects.get().error_info) == ("failed", True)
 
 
 def test_the_table_explains_every_situation() -> None:

@@ -42,6 +42,12 @@ def test_a_paused_queue_takes_tasks_and_hands_none_out(
     assert client.get(f"/task/{task_id}").json()["status"] == "succeeded"
 
 
+def test_a_paused_queue_holds_no_sync_prediction(client: APIClient, operator: APIClient) -> None:
+    operator.post("/pause")
+    answer = client.post("/v1/predict", {"model_name": "iris", "inputs": {}}, format="json")
+    assert answer.json()["status"] == "succeeded"
+
+
 def test_pause_acts_on_this_agents_queue_alone(
     client: APIClient, operator: APIClient, configured: Callable[..., None]
 ) -> None:

@@ -50,6 +50,14 @@ def test_who_gets_in_starts_anew() -> None:
     assert set(guess(9)) == {200}
 
 
+def test_a_new_secret_key_signs_everybody_out(settings: Any) -> None:
+    browser = Client()
+    browser.post("/admin/login/", {"username": "op", "password": PASSWORD})
+    assert browser.get("/admin/").status_code == 200
+    settings.SECRET_KEY = "another one"
+    assert browser.get("/admin/")["Location"].startswith("/admin/login/")
+
+
 def test_an_address_that_callers_make_up_does_not_count() -> None:
     for number in range(10):
         Client(headers={"X-Forwarded-For": f"10.1.0.{number}"}).post(

@@ -16,6 +16,8 @@ from predictions.queue.runs import Run
 from predictions.recorder import Change, RecordUnavailable, get_recorder
 from tests import predictors
 from tests.conftest import new_worker
+from tests.platforms.makers import RUNPOD
+from tests.platforms.stub import Stub
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.predictions.test_leases import begin, claim, hand_back, lapse_leases, tick
@@ -79,6 +81,23 @@ def test_the_next_run_is_another_attempt_only_after_a_lost_worker(client: APICli
     work()
     assert row(task_id) == ("succeeded", 2)
     assert len(predictors.calls) == 1
+
+
+@pytest.mark.parametrize(("noted", "submissions"), [("job-1", 0), ("", 1)])
+def test_the_next_attempt_waits_for_the_platforms_job_only_where_its_id_was_noted(
+    client: APIClient, work: Callable[..., Any], configured: Callable[..., None], noted: str, submissions: int
+) -> None:
+    stub = Stub()
+    RUNPOD.script(stub, RUNPOD.job("succeeded", output="done"))
+    arguments = {"address": f"{stub.url}/v2", "api_key": "k", "endpoint": "ep1", "timeout_seconds": 5.0}
+    configured(ML_PLATFORM="runpod", PLATFORMS={"runpod": ("platforms.runpod.RunPod", arguments)})
+    submit(client)
+    task_id = lose_a_worker()
+    Task.objects.update(upstream_id=noted)
+    work()
+    assert row(task_id) == ("succeeded", 2)
+    assert stub.count(RUNPOD.submit) == submissions
+    stub.close()
 
 
 def test_a_task_that_lost_two_workers_fails(client: APIClient, work: Callable[..., Any]) -> None:

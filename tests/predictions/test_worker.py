@@ -150,6 +150,18 @@ def test_a_model_that_wants_to_end_the_process_ends_its_task_alone(
     assert (answer.status_code, answer.json()["code"]) == (502, "platform_error")
 
 
+def test_a_job_that_raises_an_error_leaves_its_traceback_in_the_log(
+    client: APIClient, work: Callable[..., Any], configured: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    task_id = submit(client)
+    configured(PLATFORMS={"local": ("platforms.local.Nowhere", {})})
+    work()
+    (record,) = [record for record in caplog.records if record.message == f"job {task_id} failed"]
+    assert record.exc_info
+    assert "has no attribute 'Nowhere'" in str(record.exc_info[1])
+    assert queue.archived_ids() == [task_id]
+
+
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker does every second or five it does all the time."""

@@ -84,6 +84,20 @@ def test_failure_and_cancel_are_recorded_there(
     assert recorded(service, canceled)["status"] == "canceled"
 
 
+def test_a_task_that_has_ended_there_is_not_started(
+    client: APIClient, service: Server, proxy: Proxy, work: Callable[..., Any]
+) -> None:
+    import requests
+
+    task_id = submit(client)
+    body, key = {"id": task_id, "status": "canceled"}, {"apikey": "record-key"}
+    assert requests.put(f"{service.url}/task", json=body, headers=key, timeout=10).status_code == 200
+    work()
+    assert predictors.calls == []
+    task = Task.objects.get()
+    assert (task.status, task.error_info) == ("failed", "the record service refused the task")
+
+
 @pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
 def test_without_the_record_service_nothing_is_accepted(client: APIClient, proxy: Proxy, route: str) -> None:
     proxy.cut()

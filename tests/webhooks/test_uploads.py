@@ -88,6 +88,15 @@ def test_a_token_is_good_while_its_task_runs(client: APIClient, task: Task, stat
     assert client.post(address(task), {"file": file()}, format="multipart").status_code == 404
 
 
+def test_a_new_secret_key_makes_the_tokens_of_running_tasks_worthless(
+    client: APIClient, task: Task, configured: Callable[..., None]
+) -> None:
+    issued = address(task)
+    configured(SECRET_KEY="another one")
+    assert client.post(issued, {"file": file()}, format="multipart").status_code == 404
+    assert client.post(address(task), {"file": file()}, format="multipart").status_code == 200
+
+
 def test_without_a_token_the_record_services_key_is_needed(client: APIClient, record_client: APIClient) -> None:
     for route in ("/upload", "/upload_batch"):
         assert client.post(route, {"file": file()}, format="multipart").status_code == 401

@@ -11,9 +11,10 @@ from predictions.management.output import AgentCommand
 
 class Command(AgentCommand):
     help = """\
-Looks at every pending or running task of this agent. One that nothing works on is failed when it is older than
-TASK_TIMEOUT, and queued again when it is a younger pending one. Ended tasks that the record service has not heard of
-are reported to it. Safe at any time, also twice at once; the scheduler process does this every 5 minutes."""
+Looks at every pending or running task of this agent on which nothing works. A running one fails once it is older than
+TASK_TIMEOUT. A pending one is queued again, and fails once it is older than TASK_RETENTION. Ended tasks that the record
+service has not heard of are reported to it. Safe at any time, also twice at once; the scheduler process does this every
+5 minutes."""
     examples = """\
   manage.py init_check                  settle what was lost
   manage.py init_check --dry-run        only count it
