@@ -157,6 +157,21 @@ def test_nothing_in_redis_is_pickled(client: APIClient, work: Work) -> None:
                 assert b"secret output" not in value, key
 
 
+def test_a_waiting_task_takes_less_than_a_kilobyte_of_redis_whatever_its_inputs(client: APIClient, work: Work) -> None:
+    """What is queued is the task's id: inputs and outputs are in the database alone."""
+    submit(client)
+    used = _bytes_in_redis()
+    for _ in range(10):
+        submit(client, {"text": "x" * 100_000, "answer": "y" * 100_000})
+    assert (_bytes_in_redis() - used) / 10 < 1024
+    work()
+    assert not [key for key in get_redis().scan_iter("*") if b"y" * 1000 in (get_redis().dump(key) or b"")]
+
+
+def _bytes_in_redis() -> int:
+    return sum(int(get_redis().memory_usage(key) or 0) for key in get_redis().scan_iter("*"))
+
+
 def test_a_submission_costs_one_insert_and_two_round_trips(client: APIClient, redis_proxy: Proxy) -> None:
     submit(client)
     before = redis_proxy.requests

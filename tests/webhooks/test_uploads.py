@@ -88,6 +88,15 @@ def test_a_token_is_good_while_its_task_runs(client: APIClient, task: Task, stat
     assert client.post(address(task), {"file": file()}, format="multipart").status_code == 404
 
 
+def test_a_new_secret_key_closes_the_upload_addresses_of_what_runs(
+    client: APIClient, task: Task, configured: Callable[..., None]
+) -> None:
+    given = address(task)
+    configured(SECRET_KEY="another key of fifty characters or more, 0123456789")
+    assert client.post(given, {"file": file()}, format="multipart").status_code == 404
+    assert client.post(address(task), {"file": file()}, format="multipart").status_code == 200
+
+
 def test_without_a_token_the_record_services_key_is_needed(client: APIClient, record_client: APIClient) -> None:
     for route in ("/upload", "/upload_batch"):
         assert client.post(route, {"file": file()}, format="multipart").status_code == 401
