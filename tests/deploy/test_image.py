@@ -235,6 +235,18 @@ def test_a_worker_that_waits_for_redis_ends_when_it_is_told_to(agent: Callable[.
     worker.wait(seconds=30)
 
 
+def test_an_upload_is_answered_503_where_no_volume_is_mounted(run: Run) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    own = {"DATABASE_URL": "sqlite:////tmp/agent.sqlite3", "HTTP_SERVER_ADDRESS": address, "WEBHOOK_APIKEY": "records"}
+    migrated = "python manage.py migrate --noinput && exec scripts/process web"
+    variables = {**PRODUCTION, **own, "REDIS_ADDRESS": settings.REDIS_ADDRESS}
+    web = run("sh", "-c", migrated, environment=variables)
+    until(lambda: web.succeeds("python3", "scripts/healthcheck.py", "web"), seconds=120)
+    file = {"file": ("a.txt", b"text")}
+    answer = requests.post(f"http://{address}/upload", files=file, headers={"apikey": "records"}, timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
 def test_wrong_settings_end_the_container_with_a_sentence(agent: Callable[..., Container]) -> None:
     web = agent("web", API_KEYS="")
     assert web.wait() != 0

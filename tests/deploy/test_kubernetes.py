@@ -248,6 +248,16 @@ def test_a_second_agent_in_a_namespace_selects_its_own_pods_alone() -> None:
     assert named(second, "Service", "serving-agent-b")
 
 
+def test_monitoring_and_keda_are_for_one_agent_in_a_namespace() -> None:
+    """Kustomize changes neither selectors nor names in what it does not know."""
+    labels = [{"pairs": {"agent": "b"}, "includeSelectors": True}]
+    objects = build("overlays/shared-redis", ("monitoring", "keda-redis"), nameSuffix="-b", labels=labels)
+    first = {name(workload): workload for workload in workloads(render("shared"))}
+    (monitor,), (scaler,) = of_kind(objects, "PodMonitor"), of_kind(objects, "ScaledObject")
+    assert selects(monitor["spec"]["selector"], first["Deployment/serving-agent-web"])
+    assert f"Deployment/{scaler['spec']['scaleTargetRef']['name']}" in first
+
+
 # --- What the objects refer to
 
 
