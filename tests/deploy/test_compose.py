@@ -86,6 +86,10 @@ def test_every_process_of_the_procfile_is_a_service() -> None:
         assert service["command"] == [name] or name == "release"
 
 
+def test_one_service_builds_the_image_that_all_of_them_run() -> None:
+    assert {name: service["build"] for name, service in SERVICES.items() if "build" in service} == {"release": "."}
+
+
 def test_release_migrates_and_checks_as_the_procfile_says() -> None:
     in_image = [command.strip() for command in procfile()["release"].split("&&") if "collectstatic" not in command]
     assert AGENTS["release"]["command"][-1] == " && ".join(in_image)
