@@ -3,11 +3,13 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from django.conf import settings
 from django.core.management import get_commands
+from django.db.backends.postgresql.features import DatabaseFeatures
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 
@@ -15,17 +17,20 @@ from config.worker import PROTOCOL_ERRORS
 from predictions import admin_list, figures, maintenance
 from predictions.api import errors
 from predictions.diagnosis import checks
+from predictions.diagnosis.queueing import NEEDED_VERSION
 from predictions.management.commands import queue, tasks
 from predictions.models import Task
 from predictions.queue.queue import MAX_ATTEMPTS
 from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
 from tests.servers import procfile
+from tests.test_headers import documented_production
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs/operating.md").read_text()
 RELIABILITY = (ROOT / "docs/reliability.md").read_text()
 DEPLOYING = (ROOT / "docs/deploying.md").read_text()
+UPGRADING = (ROOT / "docs/upgrading.md").read_text()
 NGINX = (ROOT / "deploy/nginx/serving-agent.conf").read_text()
 
 
@@ -194,8 +199,55 @@ def test_each_difference_from_the_original_names_a_test_that_exists() -> None:
         assert set(named) <= known, cell
 
 
+def test_the_deploying_page_names_the_oldest_postgresql_and_redis_that_the_agent_accepts() -> None:
+    assert f"PostgreSQL ({DatabaseFeatures.minimum_database_version[0]} or later)" in DEPLOYING
+    assert f"Redis ({'.'.join(map(str, NEEDED_VERSION))} or later, or Valkey)" in DEPLOYING
+
+
+def ingress_annotations() -> dict[str, str]:
+    ingress = yaml.safe_load((ROOT / "deploy/kubernetes/components/ingress/ingress.yaml").read_text())
+    return {key.rpartition("/")[2]: value for key, value in ingress["metadata"]["annotations"].items()}
+
+
+def test_the_table_of_what_a_proxy_must_do_has_the_annotations_of_the_ingress() -> None:
+    shown = dict(
+        word(row[2]).split(": ") for row in table("what | why", DEPLOYING) if word(row[2]).startswith("proxy-")
+    )
+    assert {*shown, "proxy-send-timeout"} == set(ingress_annotations())
+    assert shown.items() <= ingress_annotations().items()
+
+
+def test_the_table_of_what_a_proxy_must_do_has_the_agents_limits() -> None:
+    (bodies,) = [row[1] for row in table("what | why", DEPLOYING) if row[0].startswith("bodies")]
+    megabytes = dict(re.findall(r"`(\w+)` (?:is )?(\d+) MiB", bodies))
+    assert {name: int(size) * 1024**2 for name, size in megabytes.items()} == {
+        "MAX_REQUEST_BODY": settings.MAX_REQUEST_BODY,
+        "MAX_UPLOAD_SIZE": settings.MAX_UPLOAD_SIZE,
+    }
+
+
+def test_the_gateways_route_leads_to_the_service_and_waits_as_long_as_a_task_may_run() -> None:
+    (block,) = re.findall(r"```yaml\n(apiVersion: gateway.*?)```", DEPLOYING, re.DOTALL)
+    route: dict[str, Any] = yaml.safe_load(block)["spec"]
+    service = yaml.safe_load((ROOT / "deploy/kubernetes/base/service.yaml").read_text())
+    (rule,) = route["rules"]
+    (backend,) = rule["backendRefs"]
+    assert backend["name"] == service["metadata"]["name"]
+    assert backend["port"] in {port["port"] for port in service["spec"]["ports"]}
+    assert set(rule["timeouts"]) == {"request", "backendRequest"}
+    assert all(int(seconds.removesuffix("s")) > settings.TASK_TIMEOUT for seconds in rule["timeouts"].values())
+
+
 def test_the_deploying_page_shows_the_nginx_configuration_as_the_file_has_it() -> None:
     assert re.findall(r"```nginx\n(.*?)```", DEPLOYING, re.DOTALL) == [NGINX]
+
+
+def test_the_settings_for_nginx_are_those_of_the_readme_and_the_agent_listens_where_nginx_asks() -> None:
+    (block,) = re.findall(r"settings to go with it.*?```sh\n(.*?)```", DEPLOYING, re.DOTALL)
+    shown = dict(line.split("=", 1) for line in block.splitlines())
+    assert f"server {shown.pop('HTTP_SERVER_ADDRESS')};" in NGINX
+    assert f"server_name {shown['ALLOWED_HOSTS']};" in NGINX
+    assert shown.items() <= documented_production().items()
 
 
 def test_the_systemd_unit_runs_the_procfiles_web_and_waits_for_predictions_in_flight() -> None:
@@ -298,6 +350,12 @@ def test_a_permission_that_the_readme_names_is_one_of_the_tasks() -> None:
 def test_every_command_is_in_the_readme_and_nothing_else() -> None:
     commands = {path.stem for path in (ROOT / "predictions/management/commands").glob("[!_]*.py")}
     assert {word(row[0]) for row in table("command")} == commands
+
+
+def test_the_upgrading_page_releases_without_containers_as_the_procfile_does() -> None:
+    section = UPGRADING.partition("## Anything else\n")[2].partition("\n## ")[0]
+    (shown,) = re.findall(r"```sh\n(.*?)\n```", section, re.DOTALL)
+    assert shown == procfile()["release"].removesuffix(" --verbosity 0")
 
 
 def test_a_command_that_the_documentation_names_exists() -> None:

@@ -38,6 +38,14 @@ def test_the_release_before_can_go_on_with_a_migrated_database(name: str) -> Non
     assert [operation for operation in migration.operations if not is_harmless(operation)] == []
 
 
+@pytest.mark.parametrize("name", LATER)
+def test_an_index_on_a_table_in_use_is_made_concurrently(name: str) -> None:
+    migration = import_module(f"predictions.migrations.{name}").Migration
+    indexes = [operation for operation in migration.operations if isinstance(operation, migrations.AddIndex)]
+    assert all(isinstance(operation, AddIndexConcurrently) for operation in indexes)
+    assert not indexes or migration.atomic is False
+
+
 def test_what_would_break_the_release_before_is_known() -> None:
     text = models.CharField(max_length=5)
     assert not is_harmless(migrations.AddField("task", "new", text))

@@ -17,7 +17,8 @@ from tests.servers import ROOT
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 Object = dict[str, Any]
 
-ALL = ("ingress", "keda-prometheus", "media-volume", "monitoring", "requests-per-second", "trial-stores", "webhook")
+# In the order in which the example lists them; keda-redis is there instead of keda-prometheus.
+ALL = ("trial-stores", "ingress", "monitoring", "keda-prometheus", "requests-per-second", "webhook", "media-volume")
 # Name → overlay and components. Every file of deploy/kubernetes is in one of them (a test sees to it).
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "example": ("example", ()),
@@ -25,14 +26,18 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "shared-all": ("overlays/shared-redis", ALL),
     "shared-keda-redis": ("overlays/shared-redis", ("keda-redis", "trial-stores")),
     "local": ("overlays/local-redis", ()),
-    "local-more": ("overlays/local-redis", ("ingress", "media-volume", "monitoring", "webhook")),
+    "local-more": ("overlays/local-redis", ("ingress", "monitoring", "webhook", "media-volume")),
 }
 
 
 @lru_cache
 def render(variant: str) -> tuple[Object, ...]:
     """The objects of a variant. Raises AssertionError with what kustomize said."""
-    overlay, components = VARIANTS[variant]
+    return build(*VARIANTS[variant])
+
+
+def build(overlay: str, components: tuple[str, ...] = (), **more: Any) -> tuple[Object, ...]:
+    """The objects of an overlay with components; `more` is what else a kustomization.yaml of one's own would say."""
     with tempfile.TemporaryDirectory() as directory:
         here = Path(directory).resolve()
         kustomization = {
@@ -40,6 +45,7 @@ def render(variant: str) -> tuple[Object, ...]:
             "kind": "Kustomization",
             "resources": [os.path.relpath(KUBERNETES / overlay, here)],
             "components": [os.path.relpath(KUBERNETES / "components" / name, here) for name in components],
+            **more,
         }
         (here / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         ended = subprocess.run([kubectl(), "kustomize", here], capture_output=True, text=True, timeout=60)

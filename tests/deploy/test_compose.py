@@ -1,8 +1,10 @@
 """docker-compose.yml: by the Compose specification's schema, by the agent's settings, and really run."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,18 +21,73 @@ from tests.deploy.tools import TOOLS
 from tests.ports import free_port
 from tests.predictions.test_cancel import until
 from tests.servers import ROOT, procfile
+from tests.test_docs import DEPLOYING
 
 FILE = ROOT / "docker-compose.yml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 AGENTS = {name: service for name, service in SERVICES.items() if service["image"] == "serving-agent"}
 IRIS = {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}}
+FILLED_IN = {"SECRET_KEY": "0123456789" * 6, "API_KEYS": "caller", "OPERATOR_KEYS": "operator"}
+FILLED_IN["POSTGRES_PASSWORD"] = "letters0and1digits"
+
+
+def documented_env() -> dict[str, str]:
+    """The lines that the deploying page puts into .env, with values of this test's own for `…`."""
+    section = DEPLOYING.partition("## One machine: Docker Compose")[2]
+    (block,) = re.findall(r"`\.env`.*?```sh\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    lines = dict(line.split("=", 1) for line in block.splitlines() if not line.startswith("#"))
+    return {name: FILLED_IN[name] if value == "…" else value for name, value in lines.items()}
+
+
+def filled_in(text: str, variables: dict[str, str]) -> str:
+    """As Compose reads `${NAME}`, `${NAME:-default}` and `${NAME:?message}`."""
+
+    def value(found: re.Match[str]) -> str:
+        name, operator, rest = found.groups()
+        given = variables.get(name, "")
+        assert given or operator != ":?", rest
+        return given or (rest if operator == ":-" else "")
+
+    return re.sub(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}", value, text)
+
+
+def test_the_lines_that_the_deploying_page_puts_into_env_are_enough_for_every_process(tmp_path: Path) -> None:
+    lines = documented_env()
+    assert len(lines) == 5
+    for name, service in AGENTS.items():
+        own = {variable: filled_in(value, lines) for variable, value in service["environment"].items()}
+        places = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        urls = {"ROOT_URLCONF": "webhooks.urls"} if name == "webhook" else {}
+        ended = subprocess.run(
+            [sys.executable, "manage.py", "check", "--fail-level", "WARNING"],
+            cwd=ROOT,
+            env={**lines, **own, **places, **urls},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, f"{name}: {ended.stderr}"
+
+
+def test_compose_asks_for_the_password_that_everything_else_is_made_of() -> None:
+    with pytest.raises(AssertionError, match="put POSTGRES_PASSWORD"):
+        filled_in(AGENTS["web"]["environment"]["DATABASE_URL"], {})
+
+
+def test_there_may_be_several_workers() -> None:
+    """`--scale` needs a service that claims no name and no port of the machine for itself."""
+    (scaled,) = re.findall(r"docker compose .*--scale (\w+)=", DEPLOYING)
+    assert not {"container_name", "ports"} & set(AGENTS[scaled])
 
 
 def test_every_process_of_the_procfile_is_a_service() -> None:
     assert set(AGENTS) == set(procfile())
     for name, service in AGENTS.items():
         assert service["command"] == [name] or name == "release"
+
+
+def test_one_service_builds_the_image_that_all_of_them_run() -> None:
+    assert {name: service["build"] for name, service in SERVICES.items() if "build" in service} == {"release": "."}
 
 
 def test_release_migrates_and_checks_as_the_procfile_says() -> None:
@@ -86,11 +143,8 @@ class Project:
         self.name = f"agent-test-{directory.name}"
         (directory / "docker-compose.yml").write_text(FILE.read_text())
         lines = {
-            "SECRET_KEY": "0123456789" * 6,
-            "API_KEYS": "caller",
-            "OPERATOR_KEYS": "operator",
+            **documented_env(),
             "WEBHOOK_APIKEY": "records",
-            "POSTGRES_PASSWORD": "letters0and1digits",
             "WEB_ADDRESS": self.web,
             "WEBHOOK_ADDRESS": self.webhook,
         }
@@ -163,8 +217,13 @@ def test_the_project_comes_up_predicts_and_goes_down(project: Project) -> None:
     for name in set(AGENTS) - {"release"}:
         until(lambda name=name: project.is_healthy(name), seconds=60)
 
-    web = f"http://{project.web}"
-    assert requests.get(f"{web}/ready", timeout=30).json()["ready"] is True
+    # As the page's ALLOWED_HOSTS names this machine.
+    web, webhook = (f"http://localhost:{at.rpartition(':')[2]}" for at in (project.web, project.webhook))
+    assert requests.get(f"http://{project.web}/ready", timeout=30).json()["ready"] is True
+    inside = ("exec", "--env=DJANGO_SUPERUSER_PASSWORD=a right password", project.container("web"))
+    operator = ("--noinput", "--username=op", "--email=op@example.com")
+    run_podman(*inside, "python", "manage.py", "createsuperuser", *operator)
+    print(run_podman(*inside, "python", "manage.py", "doctor"))  # ends with 0: it finds no problem
     answer = requests.post(f"{web}/v1/predict", json=IRIS, headers={"apikey": "caller"}, timeout=30)
     assert answer.json()["status"] == "succeeded"
     submitted = requests.post(f"{web}/async/v1/predict", json=IRIS, headers={"apikey": "caller"}, timeout=30).json()
@@ -174,7 +233,7 @@ def test_the_project_comes_up_predicts_and_goes_down(project: Project) -> None:
 
     # The webhook process keeps records and files, in the volume that web serves them from.
     upload = requests.post(
-        f"http://{project.webhook}/upload",
+        f"{webhook}/upload",
         files={"file": ("a.txt", b"text")},
         headers={"apikey": "records"},
         timeout=30,

@@ -7,17 +7,20 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from django.conf import settings
 from django.http.request import validate_host
 from rest_framework.test import APIClient
 from rq.queue import Queue
 
 from predictions import closing
+from predictions.api.requests import known_routes
 from predictions.queue import worker
 from predictions.queue.connections import get_redis
 from tests.deploy import manifests
 from tests.deploy.manifests import VARIANTS, Object, agents, config, name, named, of_kind, pod, render, selects
 from tests.servers import ROOT, procfile
+from tests.test_docs import DEPLOYING, table
 
 pytestmark = pytest.mark.slow
 
@@ -203,6 +206,29 @@ def test_pods_get_the_time_that_their_processes_take_to_end(variant: str) -> Non
         assert needed <= given <= needed + MARGIN_SECONDS
 
 
+@pytest.mark.parametrize("row", table("pod", DEPLOYING), ids=lambda row: row[0])
+def test_the_deploying_page_says_a_pods_grace_and_what_it_is_made_of(row: list[str]) -> None:
+    local = named(render("local"), "StatefulSet", "serving-agent")
+    pods = [
+        local if "local-redis" in who else named(render("shared-all"), "Deployment", f"serving-agent-{who}")
+        for who in row[0].split(", ")
+    ]
+    assert {f"{pod(workload)['terminationGracePeriodSeconds']} s" for workload in pods} == {row[1]}
+    seconds = [float(number) for number in re.findall(r"(\d+) s\b", row[2])]
+    for workload in pods:
+        variables = config(render("local" if workload is local else "shared-all"))
+        stops = (
+            pre_stop(part) + seconds_to_stop(arguments(part)[0], variables) for part in pod(workload)["containers"]
+        )
+        made_of = sum(seconds) + sum(float(variables[setting]) for setting in re.findall(r"`([A-Z_]+)`", row[2]))
+        assert made_of == max(stops) or "holds nothing" in row[2]
+
+
+def test_web_waits_before_it_ends_as_long_as_the_deploying_page_says() -> None:
+    (web,) = pod(named(render("shared"), "Deployment", "serving-agent-web"))["containers"]
+    assert f"`preStop` waits {pre_stop(web):.0f} s" in DEPLOYING
+
+
 def pre_stop(part: Object) -> float:
     command = part.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
     assert command[0] == "sleep"
@@ -236,12 +262,37 @@ def test_who_scales_a_deployment_has_it_to_himself(variant: str) -> None:
     assert set(scaled) <= {workload["metadata"]["name"] for workload in of_kind(objects, "Deployment")}
 
 
+def test_web_is_scaled_by_its_cpu() -> None:
+    (scaler,) = of_kind(render("shared"), "HorizontalPodAutoscaler")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == "serving-agent-web"
+    assert [metric["resource"]["name"] for metric in scaler["spec"]["metrics"]] == ["cpu"]
+
+
+def test_web_is_scaled_by_the_requests_that_the_adapters_rule_counts(client: APIClient) -> None:
+    (scaler,) = of_kind(render("shared-all"), "HorizontalPodAutoscaler")
+    (metric,) = scaler["spec"]["metrics"]
+    (block,) = re.findall(r"```yaml\n(rules:.*?)```", DEPLOYING, re.DOTALL)
+    (rule,) = yaml.safe_load(block)["rules"]
+    assert rule["name"]["as"] == metric["pods"]["metric"]["name"]
+    (series,) = re.findall(r"^(\w+)\{", rule["seriesQuery"])
+    (left_out,) = re.findall(rf'{series}\{{<<\.LabelMatchers>>,path!~"(.*?)"}}', rule["metricsQuery"])
+    assert set(left_out.split("|")) < set(known_routes())
+    client.get("/task/nobody")
+    told = client.get("/metrics").content.decode()
+    assert re.search(rf'^{series}\{{path="/task/{{task_id}}"}} ', told, re.MULTILINE)
+
+
+@pytest.mark.parametrize("variant", ["shared-all", "shared-keda-redis"])
+def test_one_worker_always_stays(variant: str) -> None:
+    assert named(render(variant), "ScaledObject", "serving-agent-worker")["spec"]["minReplicaCount"] == 1
+
+
 def test_keda_asks_for_metrics_that_the_agent_tells(client: APIClient) -> None:
     objects = render("shared-all")
     (trigger,) = named(objects, "ScaledObject", "serving-agent-worker")["spec"]["triggers"]
     asked = set(re.findall(r"\b([a-z_]+)\{", trigger["metadata"]["query"]))
     told = set(re.findall(r"^(\w+) ", client.get("/metrics").content.decode(), re.MULTILINE))
-    assert "task_queue_size" in asked <= told
+    assert asked == {"task_queue_size", "worker_slots_busy"} <= told
     assert trigger["metadata"]["threshold"] == config(objects)["WORKER_CONCURRENCY"]
 
 
@@ -319,10 +370,10 @@ def test_pods_take_in_what_is_for_them_and_nothing_else(variant: str) -> None:
 @EVERY
 def test_pods_reach_what_the_settings_name_and_not_just_anything(variant: str) -> None:
     objects = render(variant)
-    # A gateway's port 80 is 8080 in its pod.
-    wanted = {("UDP", 53), ("TCP", 53), ("TCP", 5432), ("TCP", 443), ("TCP", 80), ("TCP", 8080), ("TCP", 4318)}
+    # A gateway's port 80 is 8080 in its pod; 12000 is a record service, 4318 a collector of traces.
+    wanted = {("TCP", port) for port in (53, 5432, 80, 443, 8080, 8443, 12000, 4318)} | {("UDP", 53)}
     if not config(objects)["REDIS_ADDRESS"].startswith("127."):
-        wanted |= {("TCP", 6379)}
+        wanted |= {("TCP", 6379), ("TCP", 26379)}  # and sentinels
     for workload in agents(objects):
         out = admitted(objects, workload, "Egress")
         assert out is not None

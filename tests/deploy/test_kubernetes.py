@@ -1,7 +1,10 @@
 """The Kubernetes manifests, rendered by kustomize, judged by Kubernetes' own schemas; what they name exists."""
 
+import base64
 import copy
+import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,22 @@ import pytest
 import yaml
 
 from tests.deploy import manifests
-from tests.deploy.manifests import KUBERNETES, VARIANTS, Object, agents, name, of_kind, pod, render, selects, workloads
+from tests.deploy.manifests import (
+    KUBERNETES,
+    VARIANTS,
+    Object,
+    agents,
+    build,
+    name,
+    named,
+    of_kind,
+    pod,
+    render,
+    selects,
+    workloads,
+)
+from tests.deploy.tools import kubectl
+from tests.test_docs import DEPLOYING, UPGRADING, table, word
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +57,20 @@ def test_the_schemas_would_find_something() -> None:
     ]
 
 
+def test_the_deploying_page_names_the_versions_that_the_schemas_are_of() -> None:
+    judge = (Path(__file__).with_name("judge.py")).read_text()
+    (versions,) = re.findall(r"^VERSIONS = \((.*)\)$", judge, re.MULTILINE)
+    first, *_, last = re.findall(r"1\.\d+", versions)
+    assert f"Kubernetes {first} or later" in DEPLOYING
+    assert f"schemas from {first} to {last}" in DEPLOYING
+
+
+def test_the_deploying_page_lists_every_base_overlay_and_component() -> None:
+    listed = [word(row[0]) for row in table("in `deploy/kubernetes`", DEPLOYING)]
+    there = [str(path.parent.relative_to(KUBERNETES)) for path in KUBERNETES.rglob("kustomization.yaml")]
+    assert sorted(listed) == sorted(there)
+
+
 def test_every_file_is_part_of_some_variant() -> None:
     """Kustomize reads a directory's kustomization.yaml and what it names, no more."""
     used: set[Path] = set()
@@ -62,6 +94,171 @@ def test_every_file_is_part_of_some_variant() -> None:
     assert {path for path in KUBERNETES.rglob("*") if path.is_file()} - used == {
         KUBERNETES / "example/secret.env.example"
     }
+
+
+# What the deploying page's table says of each component: the objects that it adds to the overlay shared-redis
+ADDED = {
+    "trial-stores": {"StatefulSet/postgresql", "StatefulSet/redis", "Service/postgresql", "Service/redis"},
+    "ingress": {"Ingress/serving-agent"},
+    "monitoring": {"PodMonitor/serving-agent"},
+    "keda-prometheus": {"ScaledObject/serving-agent-worker"},
+    "keda-redis": {"ScaledObject/serving-agent-worker"},
+    "requests-per-second": set(),
+    "media-volume": {"PersistentVolumeClaim/serving-agent-media"},
+    "webhook": {"Deployment/serving-agent-webhook", "Service/serving-agent-webhook"},
+}
+
+
+@pytest.mark.parametrize("component", [path.name for path in sorted((KUBERNETES / "components").iterdir())])
+def test_a_component_adds_what_the_deploying_page_says(component: str) -> None:
+    added = {name(thing) for thing in build("overlays/shared-redis", (component,))}
+    added -= {name(thing) for thing in render("shared")}
+    rules = {each for each in added if each.startswith(("NetworkPolicy/", "PodDisruptionBudget/"))}
+    assert added - rules == ADDED[component]
+
+
+def test_the_overlay_with_a_shared_redis_is_three_deployments_without_stores() -> None:
+    assert {name(workload) for workload in workloads(render("shared"))} == {
+        "Deployment/serving-agent-web",
+        "Deployment/serving-agent-worker",
+        "Deployment/serving-agent-scheduler",
+        "Job/serving-agent-migrate",
+    }
+
+
+def test_both_overlays_have_the_base() -> None:
+    base = {name(thing) for thing in build("base") if thing["kind"] != "ConfigMap"}  # its name has a suffix
+    assert {"Job/serving-agent-migrate", "Service/serving-agent", "NetworkPolicy/serving-agent-deny"} <= base
+    for variant in ("shared", "local"):
+        assert base <= {name(thing) for thing in render(variant)}
+
+
+def test_the_trials_stores_are_one_pod_each() -> None:
+    stores = of_kind(build("overlays/shared-redis", ("trial-stores",)), "StatefulSet")
+    assert [store["spec"]["replicas"] for store in stores] == [1, 1]
+
+
+def test_uploads_on_a_shared_volume_are_mounted_where_files_are_written_and_purged() -> None:
+    for variant in ("shared-all", "local-more"):
+        objects = render(variant)
+        (claim,) = of_kind(objects, "PersistentVolumeClaim")
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+        for workload in agents(objects):
+            for part in manifests.containers(workload):
+                mounts = {mount["mountPath"] for mount in part["volumeMounts"]}
+                assert ("/media" in mounts) == (part["name"] in ("web", "worker", "webhook")), part["name"]
+
+
+# --- What the pages tell people to do
+
+
+def test_a_secret_is_made_of_the_example_filled_in(tmp_path: Path) -> None:
+    """By the command of the deploying page, but without a cluster; comments and empty lines do no harm."""
+    example = (KUBERNETES / "example/secret.env.example").read_text()
+    (tmp_path / "secret.env").write_text(re.sub(r"^([A-Z_]+)=$", r"\1=value of \1", example, flags=re.MULTILINE))
+    (command,) = re.findall(r"^kubectl (.* create secret .*)$", DEPLOYING, re.MULTILINE)
+    made = subprocess.run(
+        [kubectl(), *command.split(), "--dry-run=client", "--output=json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    secret = json.loads(made.stdout)
+    assert secret["metadata"]["name"] == SECRET
+    assert {key: base64.b64decode(value).decode() for key, value in secret["data"].items()} == {
+        key: f"value of {key}" for key in re.findall(r"^([A-Z_]+)=$", example, re.MULTILINE)
+    }
+
+
+KINDS = {"job": "Job", "deploy": "Deployment", "statefulset": "StatefulSet", "svc": "Service"}
+
+
+@pytest.mark.parametrize("page", [DEPLOYING, UPGRADING], ids=["deploying", "upgrading"])
+def test_what_a_command_of_a_page_names_is_there(page: str) -> None:
+    there = {name(thing) for variant in ("example", "local") for thing in render(variant)}
+    commands = "\n".join(re.findall(r"^kubectl [^#\n]*", page, re.MULTILINE))
+    asked = re.findall(rf"\b({'|'.join(KINDS)})[/ ]([a-z-]+)", commands)
+    assert len(asked) >= 4
+    assert {f"{KINDS[kind]}/{what}" for kind, what in asked} <= there
+    assert set(re.findall(r"-n (\S+)", commands)) == {of_kind(render("example"), "Namespace")[0]["metadata"]["name"]}
+
+
+def test_the_example_lists_every_component_in_an_order_that_works() -> None:
+    """What a component changes must be there before it: media-volume gives webhook its volume too."""
+    text = (KUBERNETES / "example/kustomization.yaml").read_text()
+    listed = re.findall(r"^  (?:# )?- \.\./components/([a-z-]+)", text, re.MULTILINE)
+    assert tuple(listed) == manifests.ALL
+    assert "or ../components/keda-redis" in text
+
+
+def test_the_settings_that_the_deploying_page_lists_are_in_the_examples_kustomization() -> None:
+    step = DEPLOYING.partition("**2. Copy")[2].partition("**3.")[0]
+    listed = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", step))
+    kustomization = yaml.safe_load((KUBERNETES / "example/kustomization.yaml").read_text())
+    (generator,) = kustomization["configMapGenerator"]
+    assert {"ALLOWED_HOSTS", "KSERVE_ADDRESS", "UPLOAD_WEBHOOK_ADDRESS"} <= listed
+    assert listed <= {line.partition("=")[0] for line in generator["literals"]}
+    assert kustomization["images"][0].keys() == {"name", "newName", "newTag"}
+
+
+def test_another_namespace_in_the_example_is_that_of_everything() -> None:
+    objects = build("example", namespace="elsewhere")
+    (namespace,) = of_kind(objects, "Namespace")
+    assert namespace["metadata"]["name"] == "elsewhere"
+    assert {thing["metadata"]["namespace"] for thing in objects if thing != namespace} == {"elsewhere"}
+
+
+def test_the_restart_that_follows_a_changed_secret_reaches_the_agents_pods_and_no_store() -> None:
+    (kinds, label, value) = re.findall(r"rollout restart (\S+) -l (\S+)=([a-z-]+)", DEPLOYING)[0]
+    for variant in ("shared-all", "local-more"):
+        objects = of_kind(render(variant), *(KINDS[kind] for kind in kinds.split(",")))
+        restarted = [thing for thing in objects if thing["metadata"]["labels"][label] == value]
+        assert restarted == [workload for workload in agents(render(variant)) if workload["kind"] != "Job"]
+
+
+def test_a_changed_setting_changes_the_pods() -> None:
+    """By the ConfigMap's name, which every pod's template refers to."""
+    generator = {"name": "serving-agent-config", "behavior": "merge", "literals": ["MAX_QUEUE_SIZE=201"]}
+    for overlay in ("shared", "local"):
+        changed = build(VARIANTS[overlay][0], configMapGenerator=[generator])
+        for before, after in zip(agents(render(overlay)), agents(changed), strict=True):
+            assert name(before) == name(after)
+            assert before["spec"]["template"] != after["spec"]["template"]
+
+
+def test_a_second_agent_in_a_namespace_selects_its_own_pods_alone() -> None:
+    """As the deploying page says: a suffix, a label with selectors, and its service's name in two settings."""
+    names = ["ALLOWED_HOSTS=serving-agent-b", "UPLOAD_WEBHOOK_ADDRESS=serving-agent-b:80", "TASK_TYPE_NAME=b"]
+    second = build(
+        "overlays/shared-redis",
+        ("ingress", "webhook"),
+        nameSuffix="-b",
+        labels=[{"pairs": {"agent": "b"}, "includeSelectors": True}],
+        configMapGenerator=[{"name": "serving-agent-config", "behavior": "merge", "literals": names}],
+    )
+    first = build("overlays/shared-redis", ("ingress", "webhook"))
+    assert not {name(thing) for thing in first} & {name(thing) for thing in second}
+    for service in of_kind(second, "Service"):
+        selector = {"matchLabels": service["spec"]["selector"]}
+        assert len([w for w in workloads(second) if selects(selector, w)]) == 1
+        assert not [w for w in workloads(first) if selects(selector, w)]
+    for scaler in of_kind(second, "HorizontalPodAutoscaler"):
+        assert named(second, "Deployment", scaler["spec"]["scaleTargetRef"]["name"])
+    assert named(second, "Service", "serving-agent-b")
+
+
+def test_monitoring_and_keda_are_for_one_agent_in_a_namespace() -> None:
+    """Kustomize changes neither selectors nor names in what it does not know."""
+    labels = [{"pairs": {"agent": "b"}, "includeSelectors": True}]
+    objects = build("overlays/shared-redis", ("monitoring", "keda-redis"), nameSuffix="-b", labels=labels)
+    first = {name(workload): workload for workload in workloads(render("shared"))}
+    (monitor,), (scaler,) = of_kind(objects, "PodMonitor"), of_kind(objects, "ScaledObject")
+    assert selects(monitor["spec"]["selector"], first["Deployment/serving-agent-web"])
+    assert f"Deployment/{scaler['spec']['scaleTargetRef']['name']}" in first
+
+
+# --- What the objects refer to
 
 
 @EVERY
@@ -127,6 +324,35 @@ def test_every_object_says_what_it_belongs_to(variant: str) -> None:
         assert {"app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/part-of"} <= set(labels)
 
 
+@EVERY
+def test_every_pod_waits_until_the_job_has_migrated_the_database(variant: str) -> None:
+    for workload in agents(render(variant)):
+        waits = [part["args"] for part in pod(workload).get("initContainers", []) if "args" in part]
+        assert waits == ([] if workload["kind"] == "Job" else [["scripts/wait-for-migrations"]])
+
+
+def test_the_job_is_replaced_by_argo_cd_and_flux() -> None:
+    job = named(render("shared"), "Job", "serving-agent-migrate")
+    assert job["metadata"]["annotations"] == {
+        "argocd.argoproj.io/sync-options": "Force=true,Replace=true",
+        "kustomize.toolkit.fluxcd.io/force": "enabled",
+    }
+
+
+@EVERY
+def test_a_rollout_ends_no_old_pod_before_a_new_one_is_ready(variant: str) -> None:
+    for workload in of_kind(render(variant), "Deployment"):
+        assert workload["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        assert workload["spec"].get("replicas", 1) >= 1
+
+
+def test_nodes_are_drained_one_pod_at_a_time() -> None:
+    budgets = of_kind(render("shared"), "PodDisruptionBudget")
+    assert {budget["metadata"]["name"] for budget in budgets} == {"serving-agent-web", "serving-agent-worker"}
+    for budget in (*budgets, *of_kind(render("local"), "PodDisruptionBudget")):
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
 def violations(workload: Object) -> list[str]:
     """Where a pod is not as Kubernetes' Pod Security Standard "restricted" asks, or not as we do beyond it."""
     spec, found = pod(workload), []
@@ -161,6 +387,11 @@ def test_pods_are_restricted(variant: str) -> None:
     assert [
         (name(workload), violations(workload)) for workload in workloads(render(variant)) if violations(workload)
     ] == []
+
+
+def test_the_examples_namespace_takes_restricted_pods_alone() -> None:
+    (namespace,) = of_kind(render("example"), "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def test_a_pod_that_is_not_restricted_would_be_found() -> None:

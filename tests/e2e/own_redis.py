@@ -14,16 +14,22 @@ from tests.ports import free_port
 
 
 class OwnRedis:
-    """`persistent`: what it holds is on disk, and there again after a restart."""
+    """`persistent`: what it holds is on disk, and there again after a restart. `program`: another server than Redis."""
 
     def __init__(
-        self, directory: Path, *, persistent: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        persistent: bool = True,
+        environment: Mapping[str, str] | None = None,
+        program: str = "",
     ) -> None:
         self.directory = directory
         self.persistent = persistent
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._environment = environment
+        self._program = program or find_server()
         self.start()
 
     def start(self) -> None:
@@ -32,7 +38,7 @@ class OwnRedis:
         options = ["--port", str(self.port), "--appendonly", keeping, "--appendfsync", "everysec", "--save", ""]
         with (self.directory / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [find_server(), *options], cwd=self.directory, stdout=log, stderr=log, env=self._environment
+                [self._program, *options], cwd=self.directory, stdout=log, stderr=log, env=self._environment
             )
         with redis.Redis(port=self.port, socket_timeout=5) as client:
             while True:

@@ -1,19 +1,26 @@
 """Connections of the pool: lending one again costs nothing, and a dead one is not lent."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+import requests
 from psycopg_pool import ConnectionPool
 
 from predictions.database import postgresql
 from predictions.database.postgresql import BoundedConnection
 from predictions.database.prepared import PreparedCursor
-from tests.e2e.databases import Postgres
+from predictions.models import Task
+from tests.e2e.conftest import SlowPlatform
+from tests.e2e.databases import Postgres, reachable_here
+from tests.e2e.faults import Crowd
+from tests.predictions.test_cancel import until
 from tests.proxy import Proxy
+from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +94,32 @@ def test_a_connection_reads_the_servers_clock_once_a_minute(
         monkeypatch.setattr(postgresql, "CLOCK_SECONDS", 0.0)
         lent.given_up_at()
         assert proxy.requests - before == 2
+
+
+@pytest.mark.parametrize(("route", "callers"), [("/v1/predict", 40), ("/async/v1/predict", 4)])
+def test_forty_predictions_run_at_once_on_one_connection(
+    serve: Callable[..., Server], slow_platform: SlowPlatform, server: Postgres, route: str, callers: int
+) -> None:
+    """It is held for a statement, not for a prediction."""
+    environment = {"DATABASE_URL": server.url, "DATABASE_POOL_SIZE": "1", "WORKER_CONCURRENCY": "40"}
+    environment |= {"MAX_QUEUE_SIZE": "10000", **slow_platform.environment()}
+    with reachable_here(server.url):
+        web, _ = serve("web", **environment), serve("worker", **environment)
+        with Crowd(web.url, callers=callers, route=route, pause_seconds=0.1, sleep=3) as crowd:
+            until(lambda: Task.objects.using("own").filter(status="running").count() == 40)
+        until(lambda: not Task.objects.using("own").unfinished().exists())
+    assert crowd.refused == {}
+
+
+def test_a_process_opens_no_more_connections_than_its_pool_may_have(
+    serve: Callable[..., Server], server: Postgres, proxy: Proxy
+) -> None:
+    proxy.delay_seconds = 0.1
+    with reachable_here(server.url), ThreadPoolExecutor(12) as pool:
+        web = serve("web", DATABASE_URL=f"postgres://agent@{proxy.address}/postgres", DATABASE_POOL_SIZE="3")
+        answers = pool.map(lambda _: requests.get(f"{web.url}/task/nobody", timeout=60).status_code, range(60))
+        assert set(answers) == {404}
+    assert proxy.connections == 3
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

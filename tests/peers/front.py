@@ -17,9 +17,12 @@ FILE = ROOT / "deploy/nginx/serving-agent.conf"
 
 
 class Front(Nginx):
-    """deploy/nginx/serving-agent.conf as `localhost`, with ports and a certificate of its own, in front of `agent`."""
+    """deploy/nginx/serving-agent.conf as `localhost`, with ports and a certificate of its own, in front of `agent`.
 
-    def __init__(self, directory: Path, *, port: int, agent: str) -> None:
+    `more` are further changes: what the file has → what this nginx has instead.
+    """
+
+    def __init__(self, directory: Path, *, port: int, agent: str, more: dict[str, str] | None = None) -> None:
         self.port = port
         self.plain_port = free_port()
         self.https = f"https://localhost:{port}"
@@ -34,6 +37,7 @@ class Front(Nginx):
             "/etc/ssl/certs/agent.example.com.pem": str(directory / "server.pem"),
             "/etc/ssl/private/agent.example.com.key": str(directory / "server.key"),
             "server_name agent.example.com;": "server_name localhost;",
+            **(more or {}),
         }
         http = FILE.read_text()
         for documented, here in changes.items():

@@ -15,8 +15,7 @@ from django.contrib.auth.models import User
 
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
-from tests.peers.front import Front
-from tests.peers.nginx import Nginx
+from tests.peers.front import FILE, Front
 from tests.platforms.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
 from tests.ports import free_port
 from tests.proxy import Proxy
@@ -39,8 +38,8 @@ def front_of(tmp_path: Path) -> Iterator[NewFront]:
     """Starts nginx in front of an address, once `nginx -t` has accepted its configuration."""
     started: list[Front] = []
 
-    def start(agent: str, port: int = 0) -> Front:
-        front = Front(tmp_path, port=port or free_port(), agent=agent)
+    def start(agent: str, port: int = 0, more: dict[str, str] | None = None) -> Front:
+        front = Front(tmp_path, port=port or free_port(), agent=agent, more=more)
         said = front.check_configuration()
         assert "test is successful" in said, said
         assert "[warn]" not in said, said
@@ -57,8 +56,8 @@ def front_of(tmp_path: Path) -> Iterator[NewFront]:
 def front(serve: Callable[..., Server], front_of: NewFront) -> NewFront:
     """Starts the agent as the README's "In production" says, but for its stores, and nginx in front of it."""
 
-    def start(**environment: str) -> Front:
-        port = free_port()
+    def start(port: int = 0, **environment: str) -> Front:
+        port = port or free_port()
         production = {name: value for name, value in documented_production().items() if name not in STORES}
         names = {"ALLOWED_HOSTS": "localhost", "CSRF_TRUSTED_ORIGINS": f"https://localhost:{port}"}
         web = serve("web", **{**production, **names, **environment})
@@ -132,19 +131,13 @@ def test_nginx_replaces_what_callers_say_about_themselves(front_of: NewFront, st
     assert seen["host"] == f"localhost:{here.port}"
 
 
-def test_an_nginx_whose_configuration_does_not_set_the_header_passes_on_what_callers_claim(
-    tmp_path: Path, stub: Stub
+def test_nginx_passes_on_a_callers_claim_where_the_line_that_replaces_it_is_left_out(
+    front_of: NewFront, stub: Stub
 ) -> None:
-    port = free_port()
-    bare = f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {stub.url}; }} }}"
-    here = Nginx(tmp_path, bare, url=f"http://127.0.0.1:{port}/live")
+    here = front_of(stub.address, more={"proxy_set_header X-Forwarded-Proto $scheme;": ""})
     stub.script("GET /live", answers({}))
-    try:
-        here.start()
-        requests.get(f"http://127.0.0.1:{port}/live", headers=LIES, timeout=30)
-        assert stub.received[-1].headers["x-forwarded-proto"] == "https"
-    finally:
-        here.kill()
+    send(here, "GET", "/live", headers={"X-Forwarded-Proto": "ftp"})
+    assert stub.received[0].headers["x-forwarded-proto"] == "ftp"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -155,6 +148,15 @@ def test_nginx_speaks_tls_1_2_and_1_3(front_of: NewFront, stub: Stub, version: s
 
 def test_a_request_for_another_host_is_refused_by_the_agent(front: NewFront) -> None:
     assert_error(predict(front(), {}, Host="elsewhere.example"), 400, "invalid_request")
+
+
+def test_the_line_that_the_configuration_shows_hides_a_route(front_of: NewFront, stub: Stub) -> None:
+    (line,) = re.findall(r"To hide one: (location = /metrics .*)$", FILE.read_text(), re.MULTILINE)
+    here = front_of(stub.address, more={"    location / {": f"{line}\n    location / {{"})
+    stub.script("GET /live", answers({}))
+    assert send(here, "GET", "/metrics").status_code == 404
+    assert send(here, "GET", "/live").status_code == 200
+    assert [request.path for request in stub.received] == ["/live"]
 
 
 # --- The admin
@@ -193,6 +195,19 @@ def test_a_body_above_max_request_body_is_refused_by_the_agent(front: NewFront) 
     assert_error(response, 413, "body_too_large")
 
 
+def test_the_agent_is_asked_when_a_request_has_been_read_to_its_end(front_of: NewFront, stub: Stub) -> None:
+    here = front_of(stub.address)
+    stub.script("GET /live", answers({}))
+    stub.script("POST /v1/predict", answers({}))
+    with here.connection() as slow:
+        slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n{ ")
+        assert send(here, "GET", "/live").status_code == 200
+        assert stub.count("POST /v1/predict") == 0
+        slow.sendall(b" }")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert stub.received[-1].body == b"{  }"
+
+
 def upload(front: Front, route: str, **files: bytes) -> requests.Response:
     parts = {name: (f"{name}.bin", content) for name, content in files.items()}
     return send(front, "POST", route, files=parts, headers={"apikey": RECORD_KEY})
@@ -205,6 +220,29 @@ def test_an_uploaded_file_is_read_back_at_the_url_in_the_answer(front: NewFront)
     assert url.startswith(f"{here.https}/media/")
     with here.session() as session:
         assert session.get(url, timeout=60).content == content
+
+
+def test_a_model_uploads_to_the_address_that_callers_use(front: NewFront, stub: Stub) -> None:
+    """As a model on another machine does, with UPLOAD_WEBHOOK_ADDRESS=https://…: nobody redirects it."""
+    port = free_port()
+    settings = {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": stub.address}
+    here = front(port, UPLOAD_WEBHOOK_ADDRESS=f"https://localhost:{port}", **settings)
+    urls: list[str] = []
+
+    def makes_a_file(visit: Visit) -> None:
+        visit.read_body()
+        address = visit.received.json["upload_webhook"]
+        with here.session() as session:
+            files = {"file": ("a.bin", b"made by a model")}
+            answer = session.post(address, files=files, allow_redirects=False, timeout=60)
+        urls.append(answer.json()["url"])
+        answers({})(visit)
+
+    stub.script("POST /v1/models/m:predict", makes_a_file)
+    assert predict(here, {}).status_code == 200
+    assert urls[0].startswith(f"{here.https}/media/")
+    with here.session() as session:
+        assert session.get(urls[0], timeout=60).content == b"made by a model"
 
 
 def test_a_batch_may_be_larger_than_the_largest_file(front: NewFront) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import trustme
 
@@ -209,6 +210,14 @@ def test_a_platform_is_asked_over_tls_and_its_connection_used_again(stub: Stub, 
         assert b"".join(answer.pieces()) == b"hi"
     assert stub.connections == 1
     kept.close()
+
+
+def test_an_own_authority_is_trusted_in_addition_to_the_public_ones(authority: trustme.CA) -> None:
+    public = ssl.create_default_context(cafile=certifi.where()).get_ca_certs(binary_form=True)
+    trusted = connections.tls_context().get_ca_certs(binary_form=True)
+    own = ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
+    assert len(public) > 50
+    assert {own, *public} <= set(trusted)
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name"])

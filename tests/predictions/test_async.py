@@ -159,6 +159,20 @@ def test_nothing_in_redis_is_pickled(client: APIClient, work: Work) -> None:
                 assert b"secret output" not in value, key
 
 
+def test_a_task_takes_about_a_kilobyte_of_redis_whatever_its_inputs_and_outputs(client: APIClient, work: Work) -> None:
+    """What is queued is the task's id: inputs and outputs are in the database alone."""
+    for _ in range(10):
+        submit(client, {"text": "x" * 100_000, "answer": "y" * 100_000})
+    assert _bytes_in_redis() / 10 < 2048
+    work()
+    assert Task.objects.filter(status="succeeded").count() == 10
+    assert _bytes_in_redis() / 10 < 2048
+
+
+def _bytes_in_redis() -> int:
+    return sum(int(get_redis().memory_usage(key) or 0) for key in get_redis().scan_iter("*"))
+
+
 def test_a_submission_costs_one_insert_and_two_round_trips(client: APIClient, redis_proxy: Proxy) -> None:
     submit(client)
     before = redis_proxy.requests

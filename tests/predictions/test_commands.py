@@ -24,6 +24,7 @@ from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
 from tests.proxy import Proxy
 from tests.servers import ROOT
+from tests.test_docs import UPGRADING
 
 OURS = ["doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
 PROCESSES = ["rqworker", "scheduler"]
@@ -288,6 +289,21 @@ def test_drain_running_leaves_what_waits(shell: Shell) -> None:
     task("pending", 5)
     shell("queue", "pause")
     assert shell("queue", "drain", "--running").out == "Nothing runs.\n"
+
+
+def test_what_waits_moves_to_another_redis_by_the_upgrading_pages_commands(
+    shell: Shell, client: APIClient, work: Callable[..., Any]
+) -> None:
+    """The other one is empty, and so is not paused; the init check queues there what waits."""
+    task_id = submit(client)
+    (commands,) = re.findall(r"^python manage\.py (queue pause .*)$", UPGRADING, re.MULTILINE)
+    for command in commands.split(" && python manage.py "):
+        assert shell(*command.split()).code == 0
+    assert queue.paused()
+    get_redis().flushall()
+    assert shell("init_check").out == "Init check: 1 enqueued again.\n"
+    work()
+    assert Task.objects.get(pk=task_id).status == "succeeded"
 
 
 def test_a_paused_queue_does_not_drain(shell: Shell) -> None:

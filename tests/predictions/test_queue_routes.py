@@ -56,6 +56,20 @@ def test_pause_acts_on_this_agents_queue_alone(
     assert not queue.paused()
 
 
+def test_an_agent_reads_the_tasks_of_another_one_on_its_database_but_acts_on_its_own_alone(
+    client: APIClient, operator: APIClient, configured: Callable[..., None]
+) -> None:
+    """Such as the pods that have a Redis each: TASK_TYPE_NAME says whose a task is."""
+    task_id = submit(client)
+    configured(TASK_TYPE_NAME="other", MAX_QUEUE_SIZE=1)
+    assert client.get(f"/task/{task_id}").json()["status"] == "pending"
+    assert client.post(f"/cancel/{task_id}").json()["code"] == "not_ours"
+    assert client.get("/v1/queue_size").json() == {"queue_size": 0}
+    assert operator.post("/delete_pending").json() == {"num_of_pending_tasks": 0, "num_of_deleted_tasks": 0}
+    assert Task.objects.get().status == "pending"
+    submit(client)  # the other agent's place is not taken
+
+
 def test_delete_pending_cancels_every_waiting_task(
     client: APIClient, operator: APIClient, work: Callable[..., Any]
 ) -> None:
