@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,34 +21,8 @@ from predictions.management.commands import queue, tasks
 from predictions.models import Task
 from predictions.queue.queue import MAX_ATTEMPTS
 from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
-from tests.servers import procfile
-from tests.test_headers import documented_production
-
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-OPERATING = (ROOT / "docs/operating.md").read_text()
-RELIABILITY = (ROOT / "docs/reliability.md").read_text()
-DEPLOYING = (ROOT / "docs/deploying.md").read_text()
-UPGRADING = (ROOT / "docs/upgrading.md").read_text()
-NGINX = (ROOT / "deploy/nginx/serving-agent.conf").read_text()
-
-
-def table(heading: str, text: str = README) -> list[list[str]]:
-    """The rows of the first table whose head begins with `heading`, cell by cell."""
-    lines = text.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def word(cell: str) -> str:
-    """What stands in a cell's first backquotes, or nothing."""
-    found = re.search(r"`([^`]*)`", cell)
-    return found[1] if found else ""
+from tests.pages import DEPLOYING, NGINX, OPERATING, README, RELIABILITY, UPGRADING, documented_production, table, word
+from tests.servers import ROOT, procfile
 
 
 def settings_read() -> dict[str, str | None]:
@@ -173,29 +146,39 @@ def functions_of(file: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-def test_a_test_that_the_reliability_page_names_exists() -> None:
-    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", RELIABILITY)
-    assert len(named) > 50
-    for file, function in named:
-        if not file.startswith("tests/"):
+def last_cells(page: str) -> list[str]:
+    """The last cell of each row of the page's tables, but for their heads."""
+    rows = re.sub(r"^\| .*\n\|---.*\n", "", page, flags=re.MULTILINE).splitlines()
+    return [row.removesuffix(" |").rpartition(" | ")[2] for row in rows if row.startswith("| ")]
+
+
+def test_each_promise_and_claim_of_the_reliability_page_names_tests_that_exist() -> None:
+    for cell in last_cells(RELIABILITY):
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", cell)
+        assert named, cell
+        for file, function in named:
             assert (ROOT / "tests" / file).exists(), file
             assert not function or function in functions_of(file), f"{file}::{function}"
 
 
-def test_each_promise_and_claim_of_the_reliability_page_names_a_test() -> None:
-    heads = ("| promise | the tests that hold it |", "| claim | shown by |")
-    rows = [line for line in RELIABILITY.splitlines() if line.startswith("| ") and line not in heads]
-    assert [row for row in rows if ".py" not in row] == []
+def headings_of(page: str) -> list[str]:
+    """Without those of examples in a block of code."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    return re.findall(r"^#{1,3} (.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README", "deploying", "operating", "performance", "platforms", "upgrading"])
+def test_the_reliability_page_lists_the_claims_of_each_section(page: str) -> None:
+    listed = re.findall(rf"^### {page}: (.*)$", RELIABILITY, re.MULTILINE)
+    headings = headings_of("README.md" if page == "README" else f"docs/{page}.md")
+    assert [heading for heading in headings if heading != "Deploying"] == listed
 
 
 def test_each_difference_from_the_original_names_a_test_that_exists() -> None:
-    page = (ROOT / "docs/from-the-original.md").read_text()
-    last_cells = [line.split(" | ")[-1] for line in page.splitlines() if line.startswith("| ")]
-    shown_by = [cell for cell in last_cells if cell not in ("shown by |", "the same |")]
     known = functions_of("e2e/test_from_the_original.py")
-    for cell in shown_by:
+    for cell in last_cells((ROOT / "docs/from-the-original.md").read_text()):
         named = re.findall(r"`(test_\w+)`", cell)
-        assert named, cell
+        assert named or cell == "the same", cell
         assert set(named) <= known, cell
 
 

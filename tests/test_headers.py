@@ -10,24 +10,11 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.pages import documented_production
 from tests.servers import ROOT
 from tests.test_security import admin_pages, caller, routes
 
-README = (ROOT / "README.md").read_text()
-OWN = {
-    "…": "8Zc1vQp0Jx5mWn3Rk7Ty2Lb9Hs4Gd6FfAaEeUuIiOoPp-of-this-test",
-    "…,…": "key1,key2",
-    "postgres://…": "postgres://u@h/x",
-}
 A_TASK = "/task/019a0000-0000-7000-8000-000000000000"
-
-
-def documented_production() -> dict[str, str]:
-    """The environment that the README's "In production" shows."""
-    block = re.search(r"### In production\n.*?```sh\n(.*?)```", README, re.DOTALL)
-    assert block
-    lines = (line.split("=", 1) for line in block[1].splitlines() if not line.startswith("#"))
-    return {name: OWN.get(value, value) for name, value in lines}
 
 
 def check_deploy(**changes: str) -> tuple[int, str]:

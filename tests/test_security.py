@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from predictions import submission
 from predictions.queue import queue
 from tests.factories import TaskFactory
-from tests.test_docs import table, word
+from tests.pages import table, word
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 KEYS = {

@@ -19,8 +19,8 @@ from predictions.queue import worker
 from predictions.queue.connections import get_redis
 from tests.deploy import manifests
 from tests.deploy.manifests import VARIANTS, Object, agents, config, name, named, of_kind, pod, render, selects
+from tests.pages import DEPLOYING, table
 from tests.servers import ROOT, procfile
-from tests.test_docs import DEPLOYING, table
 
 pytestmark = pytest.mark.slow
 

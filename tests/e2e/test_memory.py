@@ -16,9 +16,9 @@ from tests.e2e.callers import Callers
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
 from tests.e2e.test_drain import sleeping
+from tests.pages import DEPLOYING, table
 from tests.predictions.test_cancel import until
 from tests.servers import Server
-from tests.test_docs import DEPLOYING, table
 
 pytestmark = [
     pytest.mark.slow,

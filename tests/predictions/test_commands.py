@@ -19,12 +19,12 @@ from predictions import maintenance
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
+from tests.pages import UPGRADING
 from tests.predictions.commands import Shell, listens, move
 from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
 from tests.proxy import Proxy
 from tests.servers import ROOT
-from tests.test_docs import UPGRADING
 
 OURS = ["doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
 PROCESSES = ["rqworker", "scheduler"]

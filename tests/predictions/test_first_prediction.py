@@ -12,8 +12,8 @@ import pytest
 from rest_framework.test import APIClient
 
 from config.settings import PLATFORMS
+from tests.pages import README
 from tests.predictions.test_cancel import until
-from tests.test_docs import README
 
 SECTION = README.partition("## First prediction\n")[2].partition("\n## ")[0]
 LATER = "…"
