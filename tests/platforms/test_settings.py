@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rest_framework.test import APIClient
 
 from config.settings import PLATFORMS
-from platforms import Call, Platform, Prediction, PredictionResult, forget_platforms, get_platform
+from platforms import Platform, forget_platforms, get_platform
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,31 +34,6 @@ def test_every_platform_of_the_settings_can_be_built(name: str) -> None:
     assert platform.name == name
     assert get_platform(name, PLATFORMS) is platform
     forget_platforms()
-
-
-class Greeter(Platform):
-    """A platform as the README says to add one."""
-
-    name = "greeter"
-
-    def __init__(self, *, greeting: str) -> None:
-        self.timeout_seconds = 10.0
-        self._greeting = greeting
-
-    def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
-        return PredictionResult(f"{self._greeting}, {prediction.inputs['name']}")
-
-
-def test_a_class_and_an_entry_are_all_that_a_new_platform_needs(
-    client: APIClient, configured: Callable[..., None]
-) -> None:
-    entry = ("tests.platforms.test_settings.Greeter", {"greeting": "Hello"})
-    configured(ML_PLATFORM="greeter", PLATFORMS={**PLATFORMS, "greeter": entry})
-    body = {"model_name": "any", "inputs": {"name": "Ann"}}
-    task = client.post("/v1/predict", body, format="json").json()
-    assert (task["status"], task["platform"], task["outputs"]) == ("succeeded", "greeter", "Hello, Ann")
-    refused = client.post("/v1/generate", body, format="json")
-    assert (refused.status_code, refused.json()["code"]) == (400, "unsupported")
 
 
 @pytest.mark.parametrize(
