@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -28,11 +29,12 @@ def test_init_check_after_worker_and_web_were_killed_in_mid_work(
     bodies = [{"model_name": "m", "inputs": {"n": number, "sleep": 3}} for number in range(8)]
     ids = [requests.post(f"{web.url}/async/v1/predict", json=one, timeout=30).json()["id"] for one in bodies]
     until(lambda: Task.objects.filter(status="running").count() == 4)
-    with pytest.raises(requests.RequestException):
-        requests.post(f"{web.url}/v1/predict", json=body, timeout=0.5)
-    until(lambda: Task.objects.filter(status="running").count() == 5)
-    worker.kill()
-    web.kill()
+    with ThreadPoolExecutor() as callers:
+        waits = callers.submit(requests.post, f"{web.url}/v1/predict", json=body, timeout=30)
+        until(lambda: Task.objects.filter(status="running").count() == 5)
+        worker.kill()
+        web.kill()
+    assert isinstance(waits.exception(), requests.ConnectionError)
     sync_task = Task.objects.exclude(pk__in=ids).get()
 
     call_command("init_check")  # everything is younger than TASK_TIMEOUT and has a job: nothing is touched

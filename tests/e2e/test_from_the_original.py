@@ -378,7 +378,8 @@ def test_probes(serve: Serve) -> None:
     assert ask(web, "ready", path="/ready?exclude=queue").status == 200
 
 
-def test_metrics_have_the_same_names(web: Server) -> None:
+def test_metrics_have_the_same_names(serve: Serve, tmp_path: Path) -> None:
+    web = serve("web", PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
     ask(web, "predict")
     told = ask(web, "metrics").body.decode()
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", told, re.MULTILINE))

@@ -179,7 +179,7 @@ def test_a_request_behind_another_is_answered_by_itself(web: Server) -> None:
 PATHS = {
     "//v1/predict": 404,
     "/v1//predict": 404,
-    "/v1/predict/": 404,
+    "/v1/predict//": 404,
     "/V1/predict": 404,
     "/v1/predict;x=1": 404,
     "/v1/%2e%2e/v1/predict": 404,

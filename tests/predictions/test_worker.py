@@ -22,7 +22,7 @@ from predictions.queue.connections import get_redis
 from predictions.queue.worker import ThreadWorker
 from predictions.queue.worker_scripts import FAR_SECONDS
 from tests import predictors
-from tests.conftest import RunningWorker
+from tests.conftest import RunningWorker, new_worker
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.proxy import Proxy
@@ -249,10 +249,9 @@ def test_a_worker_outlives_a_redis_that_goes_away_while_it_signs_on(
 
 
 def test_a_redis_that_does_not_answer_is_asked_again_soon_and_then_less_often(
-    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = start_worker()
-    running.stop()
+    worker = new_worker()
     now, waits = 100.0, []
 
     def wait(seconds: float) -> bool:
@@ -261,14 +260,13 @@ def test_a_redis_that_does_not_answer_is_asked_again_soon_and_then_less_often(
         waits.append(seconds)
         return False
 
-    monkeypatch.setattr(running.worker._over, "wait", wait)
+    monkeypatch.setattr(worker._over, "wait", wait)
     monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: now))
-    caplog.clear()
     for _ in range(12):
-        running.worker._note_silence(redis.ConnectionError("gone"))
+        worker._note_silence(redis.ConnectionError("gone"))
     assert waits[0] < 0.1
     assert waits == sorted(waits)
     assert waits[-1] == 2
     assert [record.message for record in caplog.records if "Redis does not answer" in record.message] == [
-        f"worker {running.worker.name}: Redis does not answer (gone), waiting for it"
+        f"worker {worker.name}: Redis does not answer (gone), waiting for it"
     ]
