@@ -5,6 +5,7 @@ run finds nothing left to change.
 """
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from django.utils.timezone import now
 from predictions import jobs, lifecycle, tally, uploads
 from predictions.calls import cancel_upstream
 from predictions.counters import tasks_set_to_failed
+from predictions.inflight import LOOK_EVERY_SECONDS
 from predictions.lifecycle import InvalidTransition, database_errors
 from predictions.models import Task, TaskQuerySet
 from predictions.queue import queue
@@ -26,6 +28,8 @@ from predictions.recorder import RecordUnavailable
 logger = logging.getLogger(__name__)
 
 LOST = "the task was lost: nothing worked on it any more"
+LOOK_AGAIN_SECONDS = 2 * LOOK_EVERY_SECONDS
+"""Before a task that nothing seems to work on is touched."""
 PURGE_BATCH = 1000
 REPORT_FAILURES = 3
 
@@ -81,7 +85,8 @@ def init_check(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> S
 def _without_a_job() -> list[Task]:
     """The unfinished tasks of this agent that the queue knows nothing of, oldest first.
 
-    Their rows are read again after the look at the queue: one that ended meanwhile has no job either.
+    It looks twice: a process says which tasks it holds up to LOOK_EVERY_SECONDS after it began them, and with a clock
+    that was set their rows look old. The rows are read last: a task that ended meanwhile has no job either.
     """
     unfinished = _ours().unfinished()
     with database_errors():
@@ -89,6 +94,8 @@ def _without_a_job() -> list[Task]:
     unknown = set(task_ids) - queue.unfinished_ids()
     if not unknown:
         return []
+    time.sleep(LOOK_AGAIN_SECONDS)
+    unknown -= queue.unfinished_ids()
     with database_errors():
         return list(unfinished.filter(pk__in=unknown).defer("inputs", "outputs").order_by("created_at"))
 

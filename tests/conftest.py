@@ -14,6 +14,7 @@ from django_rq.queues import get_queues
 from rest_framework.test import APIClient
 
 from platforms import forget_platforms
+from predictions import maintenance
 from predictions.models import EndedCount, Task, Upload
 from predictions.queue.connections import forget_connections, get_redis
 from predictions.queue.worker import ThreadWorker
@@ -49,6 +50,14 @@ def _one_slot() -> Iterator[None]:
     yield
     if isinstance(environment.servers, Cluster):
         assert environment.servers.stray_keys() == {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_in_the_init_check() -> Iterator[None]:
+    """In this process; the agent's own processes wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maintenance, "LOOK_AGAIN_SECONDS", 0)
+        yield
 
 
 def _leave_database_alone() -> None:

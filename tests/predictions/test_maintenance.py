@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
 from config.settings import PLATFORMS
-from predictions import jobs
+from predictions import jobs, maintenance
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.connections import get_redis
@@ -127,6 +128,17 @@ def test_init_check_leaves_what_has_a_job(client: APIClient) -> None:
     assert statuses() == {waiting: "pending", running.pk: "running"}
 
 
+def test_init_check_leaves_a_prediction_that_began_a_moment_ago_by_another_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its row looks an hour old, and its process has not yet said that it holds it."""
+    begun, lost = task("running", HOUR), task("running", HOUR)
+    process_says = SimpleNamespace(sleep=lambda seconds: queue.look(0, holds=[begun.pk], released=[]))
+    monkeypatch.setattr(maintenance, "time", process_says)
+    assert run("init_check") == "Init check: 1 failed.\n"
+    assert statuses() == {begun.pk: "running", lost.pk: "failed"}
+
+
 def test_accepted_tasks_that_redis_lost_are_queued_again_and_run_once(
     client: APIClient, work: Callable[..., Any]
 ) -> None:
@@ -219,7 +231,6 @@ def test_the_purge_deletes_what_ended_long_ago(configured: Callable[..., None]) 
 
 
 def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[..., Any]) -> None:
-    from predictions import maintenance
     from predictions.queue.scheduler import Scheduler
 
     old = task("running", 400)
@@ -239,7 +250,6 @@ def test_a_check_of_the_schedulers_that_meets_an_outage_leaves_no_failed_job(
     work: Callable[..., Any], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next one comes when its interval is over; what failed would stand in a registry that no sweep looks at."""
-    from predictions import maintenance
     from predictions.queue.scheduler import enqueue_once
 
     def no_database(*args: object) -> None:
@@ -262,7 +272,6 @@ def test_a_check_of_the_schedulers_that_meets_an_outage_leaves_no_failed_job(
 def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from predictions import maintenance
     from predictions.queue.scheduler import enqueue_once
 
     def fall() -> None:
