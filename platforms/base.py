@@ -233,7 +233,7 @@ class Platform(ABC):
         raise Unsupported(f"the {self.name} platform cannot stream")
 
     def cancel(self, upstream_id: str, call: Call) -> None:  # noqa: B027  (most platforms have nothing to cancel)
-        """Cancels a job that nobody waits for any more; `call.canceled_upstream` hears what came of it.
+        """Cancels a job that nobody waits for any more; `call.canceled_upstream` gets the result.
 
         Does nothing on platforms without jobs. Raises nothing of the platform's.
         """

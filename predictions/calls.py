@@ -118,7 +118,7 @@ def prediction_of(task: Task) -> Prediction:
 
 
 def cancel_upstream(*tasks: Task) -> None:
-    """Cancels the platform's jobs of tasks that ended while nobody waited for those jobs; notes what came of it.
+    """Cancels the platform's jobs of tasks that ended while nobody waited for those jobs; records the results.
 
     After a few in a row that the platform did not answer, it is not asked for the others.
     """

@@ -61,8 +61,8 @@ def init_check(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> S
 
     A `pending` one never ran, or waits to run again: it is queued again, and fails only once it is older than
     TASK_RETENTION. A `running` one fails once it is older than TASK_TIMEOUT (until then its process may have no Redis
-    to say that it holds the task), and its job on the platform is canceled. Reports what the record service has not
-    heard. `dry_run` counts what would be done. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
+    to say that it holds the task), and its job on the platform is canceled. Sends the record service the results that
+    it missed. `dry_run` only counts. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
     """
     summary = Summary(reported=_count_unreported() if dry_run else report_unreported())
     tasks = _without_a_job()

@@ -107,7 +107,7 @@ def _route(request: HttpRequest) -> str:
 
 
 def known_routes() -> list[str]:
-    """What requests are counted by: the API's routes, the admin's pages as one, and what there is no route for."""
+    """The labels by which requests are counted: the API's routes, the admin's pages as one, and `other`."""
 
     def walk(patterns: Iterable[URLPattern | URLResolver], prefix: str) -> Iterator[str]:
         for pattern in patterns:

@@ -40,9 +40,9 @@ WAIT_SECONDS = 1
 HAND_BACK_SECONDS = 2.0
 """How long jobs that are handed back may take to end by themselves."""
 SETTLE_SECONDS = 15.0
-"""How long a shutdown waits for what has a result and is writing it down: longer than for a database connection."""
+"""How long a shutdown waits for results that are being recorded: longer than for a database connection."""
 TELL_SECONDS = 8.0
-"""How long a shutdown waits until Redis is told how all jobs ended. What it is not told, the rows still say."""
+"""How long a shutdown tries to tell Redis how all jobs ended. If it cannot, the rows still say so."""
 
 
 _last_turn = time.monotonic()
@@ -392,8 +392,8 @@ class ThreadWorker(BaseWorker):
         self._wait_while(lambda: bool(self._runs), TELL_SECONDS)
         if self._runs:
             logger.error(
-                "Redis does not answer: it is not told how %d jobs ended; their leases lapse, and what is on record "
-                "is not run again",
+                "Redis does not answer, so it does not know how %d jobs ended. Their leases lapse; those whose result "
+                "is recorded do not run again",
                 len(self._runs),
             )
 
