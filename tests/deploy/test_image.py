@@ -18,6 +18,7 @@ import pytest
 import requests
 from django.conf import settings
 
+from predictions.queue import scheduler
 from tests.deploy.podman import Container, podman
 from tests.deploy.tools import TOOLS
 from tests.ports import free_port
@@ -117,8 +118,11 @@ def healthy(container: Container) -> bool:
 def test_a_process_answers_its_health_check_and_ends_well(agent: Callable[..., Container], process: str) -> None:
     container = agent(process)
     until(lambda: healthy(container), seconds=60)
-    if process == "scheduler":  # it has no port: it is healthy from its first moment
-        until(lambda: "jobs for" in container.output(), seconds=60)
+    # These two are healthy a moment before they listen to signals.
+    if process == "worker":
+        until(lambda: "takes up to" in container.output(), seconds=60)
+    if process == "scheduler":
+        until(scheduler.is_alive, seconds=60)
     assert container.processes()[0].startswith("dumb-init ")
     container.signal("TERM")
     assert container.wait() == 0
