@@ -242,6 +242,16 @@ def test_a_connection_the_server_closed_meanwhile_is_not_used_again(direct: Dire
     assert (stub.connections, stub.count(direct.route)) == (2, 2)
 
 
+def test_a_connection_is_not_used_again_after_an_error_of_the_server(direct: Direct, stub: Stub) -> None:
+    """Servers on uvicorn close it a moment later, when the next prediction may be on its way."""
+    stub.script(direct.route, answers({"error": "out of memory"}, status=500), GOOD)
+    platform = direct.make(stub.address)
+    with pytest.raises(PlatformError, match="out of memory"):
+        platform.predict(FLOWER, call())
+    assert platform.predict(FLOWER, call()).outputs == {"predictions": [1]}
+    assert (stub.connections, stub.count(direct.route)) == (2, 2)
+
+
 def test_connections_are_kept_for_the_next_prediction(direct: Direct, stub: Stub) -> None:
     stub.script(direct.route, GOOD)
     platform = direct.make(stub.address)
