@@ -1,6 +1,7 @@
 """A real Redis server that a test starts, kills and freezes, with a password and TLS if it likes."""
 
 import contextlib
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from predictions.queue.embedded import find_server
-from tests.ports import free_port
+from tests.ports import is_free
 
 HOST = "127.0.0.1"
 
@@ -179,10 +180,14 @@ def until(condition: Callable[[], Any], complaint: Callable[[], str] = lambda: "
 
 
 def port_with_a_bus() -> int:
-    """A free port; the nodes of a cluster also use the one ten thousand above it."""
-    while (port := free_port()) > 55000:
-        pass
-    return port
+    """A free port; the nodes of a cluster also use the one ten thousand above it.
+
+    Both lie below the ports that the system gives to outgoing connections, which may be taken at any moment.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(12_000)
+        if is_free(port) and is_free(port + 10_000):
+            return port
 
 
 def ends_with_its_parent() -> list[str]:
