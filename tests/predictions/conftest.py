@@ -50,9 +50,18 @@ def no_watches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, no_watches: None) -> None:
-    """Actors halt at every step, their platform answers as it is told to, and nothing happens by itself."""
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # thousands of faults, each with a traceback
+def no_logs() -> Iterator[None]:
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)  # which also makes loggers forget that nothing was to be logged
+
+
+@pytest.fixture
+def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, no_watches: None, no_logs: None) -> None:
+    """Actors halt at every step, their platform answers as it is told to, and nothing happens by itself.
+
+    Without logs: there are thousands of faults, each with a traceback.
+    """
     monkeypatch.setattr(inflight, "SAY_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(calls, "NOTE_PAUSES_SECONDS", (0.0,) * len(calls.NOTE_PAUSES_SECONDS))
     for source in (*vars(scripts).values(), *vars(worker_scripts).values()):
