@@ -201,7 +201,7 @@ class Answer:
             return
         self._begun = True
         # After an exception uvicorn closes the connection a moment after its 500: it must not carry another request.
-        self._may_be_kept = self._parser.should_keep_alive() and self.status < 500
+        self._may_be_kept = self._parser.should_keep_alive() and self.status != 500
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:
