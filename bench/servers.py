@@ -14,7 +14,7 @@ from bench.environment import PEERS, PYTHON, ROOT
 from bench.load import NUMBER, Load
 from bench.processes import Process, wait_for
 from bench.stores import SETTINGS, Database, Stores
-from tests.ports import free_port
+from tests.helpers.ports import free_port
 
 WEB_PROCESSES = 2
 START_SECONDS = 60.0

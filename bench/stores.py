@@ -16,8 +16,8 @@ import redis
 
 from bench.environment import ROOT
 from bench.processes import Process, wait_for
-from tests import postgres
-from tests.ports import free_port
+from tests.helpers import postgres
+from tests.helpers.ports import free_port
 
 SETTINGS = {"ENV_FILE": os.devnull, "ALLOW_ANONYMOUS": "true", "SECRET_KEY": "only-for-the-benchmark-" + "x" * 40}
 

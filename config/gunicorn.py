@@ -28,7 +28,7 @@ workers = settings.WEB_CONCURRENCY
 if settings.WRONG_SETTINGS:
     # The application tells what is wrong and ends, once; nobody is to be let in for that moment.
     bind, workers = "127.0.0.1:0", 1
-worker_class = "config.worker.PatientWorker"
+worker_class = "predictions.server.worker.PatientWorker"
 worker_connections = 2000
 # SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
 graceful_timeout = int(settings.TASK_TIMEOUT + (settings.SHUTDOWN_DELAY if settings.USE_LOCAL_REDIS else 0)) + 10
@@ -86,18 +86,18 @@ def post_fork(arbiter: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Lets the application know when SIGTERM has come, and wait for its database no longer than a caller would."""
-    from predictions.api import draining
     from predictions.api.requests import known_routes
-    from predictions.counters import begin_at_zero
     from predictions.database import bound_answers
-    from predictions.process import leave_what_is_loaded
+    from predictions.server import draining
+    from predictions.server.process import leave_what_is_loaded
+    from predictions.telemetry.counters import begin_at_zero
 
     bound_answers(cooperative=True)
     if settings.USE_LOCAL_REDIS and settings.ROOT_URLCONF == "config.urls":
-        from predictions import closing
+        from predictions.operations import shutdown
 
         worker.delay_seconds = settings.SHUTDOWN_DELAY
-        worker.before_ending = closing.close_for_good
+        worker.before_ending = shutdown.close_for_good
 
     begin_at_zero(platform=settings.ML_PLATFORM, routes=known_routes(), models=filter(None, [settings.MODEL_NAME]))
     leave_what_is_loaded(collect_after=10_000)

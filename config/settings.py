@@ -263,7 +263,7 @@ AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contri
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_USERNAME_CALLABLE = "predictions.admin_sign_in.name_tried"
+AXES_USERNAME_CALLABLE = "predictions.admin.sign_in.name_tried"
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
@@ -359,14 +359,14 @@ os.environ.setdefault("RQ_KEY_PREFIX", "{rq}" if REDIS_CLUSTER_MODE else "rq")
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     # django-rq takes its connection from here, so every part of the process shares one pool.
-    "rq": {"BACKEND": "predictions.queue.connections.SharedConnection"},
+    "rq": {"BACKEND": "predictions.redis.connections.SharedConnection"},
 }
 MAINTENANCE_QUEUE = f"{TASK_TYPE_NAME}-maintenance"
 RQ_QUEUES = {
     name: {"USE_REDIS_CACHE": "rq", "SERIALIZER": "rq.serializers.JSONSerializer", "DEFAULT_TIMEOUT": TASK_TIMEOUT}
     for name in (TASK_TYPE_NAME, MAINTENANCE_QUEUE)
 }
-RQ = {"WORKER_CLASS": "predictions.queue.worker.ThreadWorker", "COMMIT_MODE": "auto"}
+RQ = {"WORKER_CLASS": "predictions.worker.worker.ThreadWorker", "COMMIT_MODE": "auto"}
 
 # --- Counters: a file per process, added up by /metrics; named before anything imports prometheus_client
 METRICS_DIR = env.directory("PROMETHEUS_MULTIPROC_DIR", default=VAR_DIR / "metrics")
@@ -404,7 +404,7 @@ UNFOLD = {
     "SITE_SUBHEADER": f"{ML_PLATFORM} · queue {TASK_TYPE_NAME}",
     "SITE_SYMBOL": "hub",
     "SHOW_VIEW_ON_SITE": False,
-    "DASHBOARD_CALLBACK": "predictions.dashboard.context",
+    "DASHBOARD_CALLBACK": "predictions.admin.dashboard.context",
     "SIDEBAR": {
         "show_search": False,
         "show_all_applications": False,

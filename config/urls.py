@@ -20,8 +20,8 @@ def _nowhere(request: HttpRequest, **kwargs: str) -> HttpResponse:
 urlpatterns = [
     path("", include(webhooks.urls.routes)),
     path("", include("predictions.api.urls")),
-    path("admin/", include("predictions.dashboard")),
-    path("admin/", include("predictions.playground")),
+    path("admin/", include("predictions.admin.dashboard")),
+    path("admin/", include("predictions.admin.playground")),
     path("admin/r/<path:anything>", _nowhere),  # "view on site": no record here has a page of its own
     path("admin/", admin.site.urls),
     path("admin", RedirectView.as_view(url="/admin/")),

@@ -14,20 +14,20 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One finding. `mend` is what to do about it; empty where all is well."""
+    """One finding. `hint` is what to do about it; empty where all is well."""
 
     level: Level
-    says: str
-    mend: str = ""
+    message: str
+    hint: str = ""
 
 
-def ok(says: str) -> Health:
-    return Health(Level.OK, says)
+def ok(message: str) -> Health:
+    return Health(Level.OK, message)
 
 
-def warning(says: str, mend: str) -> Health:
-    return Health(Level.WARNING, says, mend)
+def warning(message: str, hint: str) -> Health:
+    return Health(Level.WARNING, message, hint)
 
 
-def problem(says: str, mend: str) -> Health:
-    return Health(Level.PROBLEM, says, mend)
+def problem(message: str, hint: str) -> Health:
+    return Health(Level.PROBLEM, message, hint)

@@ -2,7 +2,7 @@
 
 from django.apps import AppConfig
 
-from predictions import counter_files
+from predictions.telemetry import counter_files
 
 counter_files.install()  # here, because another application's admin makes a metric before any `ready` of ours
 

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, register
 
-from predictions.queue.checks import check_redis
+from predictions.redis.checks import check_redis
 
 NEEDED = {
     "kserve": ["KSERVE_ADDRESS"],

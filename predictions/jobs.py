@@ -1,29 +1,41 @@
-"""What a worker calls: the bridge between a job of the queue and the task of the same id."""
+"""Every function that a worker calls. Jobs in Redis name these functions by their path, so this module does not move.
+
+`predictions.worker.runs` lists the names that a worker accepts.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from platforms import Call, CallStopped, StopReason
-from predictions import execution
-from predictions.context import working_on
+from predictions.execution import runner
+from predictions.operations import maintenance, rollups
 from predictions.queue import queue
-from predictions.queue.runs import HandBack, RetryLater, Run, current_run
 from predictions.recorder import RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
+from predictions.telemetry.log_context import working_on
+from predictions.uploads import StorageUnavailable
+from predictions.worker.runs import Requeue, RetryLater, Run, current_run
+
+logger = logging.getLogger(__name__)
 
 
 def run_prediction(task_id: str) -> None:
     """Runs the task's prediction, or writes down what an earlier run of this job kept."""
     with working_on(task_id=task_id):
         try:
-            execution.run(task_id, _turn(current_run()))
+            runner.run(task_id, _run_context(current_run()))
         except RecordUnavailable as error:
             raise RetryLater from error
         except CallStopped as stopped:
-            raise HandBack from stopped
+            raise Requeue from stopped
 
 
-def _turn(run: Run) -> execution.Turn:
+def _run_context(run: Run) -> runner.RunContext:
     def stop_by_run(call: Call) -> None:
         run.stops(lambda reason: call.stop(StopReason(reason)))
 
-    return execution.Turn(
+    return runner.RunContext(
         run_id=run.execution_id,
         lost=run.lost,
         handed_back=run.handed_back,
@@ -38,11 +50,41 @@ def _turn(run: Run) -> execution.Turn:
 def give_up(task_id: str, why: str) -> None:
     """For a job that cannot be run, or that did not end when told to."""
     try:
-        execution.give_up(task_id, why)
+        runner.give_up(task_id, why)
     except RecordUnavailable as error:
         raise RetryLater from error
 
 
 def put_back(runs: list[tuple[str, str]], lost: bool) -> None:
     """For runs (task id, run id) whose jobs wait in the queue again: handed back, or lost with their worker."""
-    execution.put_back(runs, lost=lost)
+    runner.put_back(runs, lost=lost)
+
+
+def init_check() -> None:
+    with _outages_logged("the init check"):
+        maintenance.init_check()
+
+
+def sweep_archive() -> None:
+    with _outages_logged("the archive sweep"):
+        maintenance.sweep_archive()
+
+
+def purge_tasks() -> None:
+    with _outages_logged("the purge"):
+        maintenance.purge_tasks()
+
+
+def count_ended() -> None:
+    """Counts the ended tasks for the dashboard."""
+    with _outages_logged("the count of ended tasks"):
+        rollups.count_ended()
+
+
+@contextmanager
+def _outages_logged(what: str) -> Iterator[None]:
+    """Logs an outage instead of failing the job: the scheduler queues the next one when its interval is over."""
+    try:
+        yield
+    except (QueueUnavailable, RecordUnavailable, StorageUnavailable) as error:
+        logger.warning("%s was not done, and is due again: %s", what, error)

@@ -18,14 +18,14 @@ from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, OperationalError, connections
 from django.db.models import F, Q
 from django.utils.timezone import now
 
 from predictions import statements
-from predictions.counters import task_finished
+from predictions.database.errors import database_errors, release_connection
 from predictions.models import ENDED, UNFINISHED, Task, status_is
 from predictions.recorder import Change, Recorder, RecordRefused, RecordUnavailable, RecordUnknown, get_recorder
+from predictions.telemetry.counters import task_finished
 
 logger = logging.getLogger(__name__)
 
@@ -49,32 +49,6 @@ class InvalidTransition(Exception):
 
 class AttemptsExhausted(InvalidTransition):
     """The task has had all its attempts, and the worker of the last one was lost."""
-
-
-class _DatabaseErrors:
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OperationalError | InterfaceError | InternalError):  # the last is PostgreSQL's "read-only"
-            raise RecordUnavailable("the database did not answer") from error
-
-
-_database_errors = _DatabaseErrors()
-
-
-def database_errors() -> _DatabaseErrors:
-    """A context in which a database that cannot be reached, or is locked or read-only, becomes RecordUnavailable."""
-    return _database_errors
-
-
-def release_connection() -> None:
-    """Gives the connection back for the time of the wait; one that is not lent is this thread's own."""
-    database = connections[DEFAULT_DB_ALIAS]
-    if database.connection is None or database.in_atomic_block:
-        return
-    if getattr(database, "lends", "pool" in database.settings_dict["OPTIONS"]):
-        database.close()
 
 
 def create(task: Task) -> Task:

@@ -10,14 +10,18 @@ from typing import Any
 from django.conf import settings
 
 from platforms import Chunk
-from predictions import execution, jobs, lifecycle, statements, tracing
-from predictions.calls import cancel_upstream
-from predictions.context import request_id
-from predictions.lifecycle import InvalidTransition, database_errors, release_connection
+from predictions import lifecycle, statements
+from predictions.database.errors import database_errors, release_connection
+from predictions.execution import runner
+from predictions.execution.calls import cancel_upstream
+from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.queue import QueueClosed, QueueFull, QueueUnavailable
+from predictions.queue.queue import QueueClosed, QueueFull
 from predictions.recorder import RecordError, RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
+from predictions.telemetry import tracing
+from predictions.telemetry.log_context import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +83,11 @@ def predict(
 ) -> Task:
     """Runs a prediction while the caller waits; `on_task` gets the task before it begins.
 
-    Raises as execution.predict.
+    Raises as runner.predict.
     """
     task = new_task(request, Task.Status.RUNNING)
     on_task(task)
-    return execution.predict(task, caller_is_gone=caller_is_gone)
+    return runner.predict(task, caller_is_gone=caller_is_gone)
 
 
 def stream(
@@ -91,15 +95,15 @@ def stream(
 ) -> tuple[Task, Generator[Chunk, None, None]]:
     """A task and the pieces of its streamed prediction, which begins with the first one asked for.
 
-    Raises as execution.stream, from the first piece on.
+    Raises as runner.stream, from the first piece on.
     """
     task = new_task(request, Task.Status.RUNNING)
-    return task, execution.stream(task, caller_is_gone=caller_is_gone)
+    return task, runner.stream(task, caller_is_gone=caller_is_gone)
 
 
 def describe(model_name: str) -> Any:
     """The model's description of its inputs, from this agent's platform. Raises PlatformError."""
-    return execution.describe(settings.ML_PLATFORM, model_name)
+    return runner.describe(settings.ML_PLATFORM, model_name)
 
 
 def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
@@ -126,7 +130,7 @@ def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
         raise
     release_connection()  # Redis may take a while to answer
     try:
-        queue.enqueue(task.pk, jobs.run_prediction)
+        queue.enqueue(task.pk)
     except (QueueUnavailable, QueueFull) as error:
         try:
             lifecycle.fail(task, "the task could not be queued")

@@ -21,7 +21,7 @@ from django.db import IntegrityError
 from django.utils.crypto import salted_hmac
 from django.utils.encoding import force_bytes
 
-from predictions.lifecycle import database_errors, release_connection
+from predictions.database.errors import database_errors, release_connection
 from predictions.models import Task, Upload, status_is
 from predictions.recorder import RecordUnavailable
 

@@ -14,14 +14,14 @@ from django_rq.queues import get_queues
 from rest_framework.test import APIClient
 
 from platforms import forget_platforms
-from predictions import maintenance
 from predictions.models import EndedCount, Task, Upload
-from predictions.queue.connections import forget_connections, get_redis
-from predictions.queue.worker import ThreadWorker
-from tests import environment, predictors
-from tests.proxy import Proxy
-from tests.redis_topologies import Cluster
-from tests.servers import ROOT, Server
+from predictions.operations import maintenance
+from predictions.redis.connections import forget_connections, get_redis
+from predictions.worker.worker import ThreadWorker
+from tests.helpers import environment, predictors
+from tests.helpers.proxy import Proxy
+from tests.helpers.redis_topologies import Cluster
+from tests.helpers.servers import ROOT, Server
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,7 +12,7 @@ import pytest
 
 from bench import report
 from bench.figures import AGENT, Bench, Figure, Goal, Measure
-from tests.servers import ROOT
+from tests.helpers.servers import ROOT
 
 
 def no_run(bench: Bench) -> Iterator[Figure]:

@@ -12,17 +12,28 @@ from django.db.backends.postgresql.features import DatabaseFeatures
 from django.urls import get_resolver
 from django.urls.resolvers import URLPattern
 
-from config.worker import PROTOCOL_ERRORS
-from predictions import admin_list, figures, maintenance
+from predictions.admin import task_list
 from predictions.api import errors
-from predictions.diagnosis import checks
-from predictions.diagnosis.queueing import NEEDED_VERSION
 from predictions.management.commands import queue, tasks
 from predictions.models import Task
+from predictions.operations import maintenance, statistics
+from predictions.operations.diagnosis import checks
+from predictions.operations.diagnosis.queueing import NEEDED_VERSION
 from predictions.queue.queue import MAX_ATTEMPTS
+from predictions.server.worker import PROTOCOL_ERRORS
 from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
-from tests.pages import DEPLOYING, NGINX, OPERATING, README, RELIABILITY, UPGRADING, documented_production, table, word
-from tests.servers import ROOT, procfile
+from tests.helpers.pages import (
+    DEPLOYING,
+    NGINX,
+    OPERATING,
+    README,
+    RELIABILITY,
+    UPGRADING,
+    documented_production,
+    table,
+    word,
+)
+from tests.helpers.servers import ROOT, procfile
 
 
 def settings_read() -> dict[str, str | None]:
@@ -365,8 +376,8 @@ def test_every_failure_that_the_operating_page_explains_is_one_of_the_agents() -
 @pytest.mark.parametrize(
     "sentence",
     [
-        f"The list ends after {admin_list.PAGES} pages",
-        f"Its percentiles are those of the latest {figures.SAMPLE:,} tasks",
+        f"The list ends after {task_list.PAGES} pages",
+        f"Its percentiles are those of the latest {statistics.SAMPLE:,} tasks",
         "The purge deletes a thousand tasks at a time" if maintenance.PURGE_BATCH == 1000 else "another number",
         f"`its worker was lost {MAX_ATTEMPTS} times`",
     ],

@@ -10,8 +10,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from tests.pages import documented_production
-from tests.servers import ROOT
+from tests.helpers.pages import documented_production
+from tests.helpers.servers import ROOT
 from tests.test_security import admin_pages, caller, routes
 
 A_TASK = "/task/019a0000-0000-7000-8000-000000000000"

@@ -11,7 +11,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test.utils import CaptureQueriesContext
 
 from predictions.database.indexes import AddIndexConcurrently
-from tests.servers import ROOT
+from tests.helpers.servers import ROOT
 
 FIRST = "0001_initial"
 LATER = sorted(path.stem for path in (ROOT / "predictions/migrations").glob("0*.py") if path.stem != FIRST)

@@ -14,8 +14,8 @@ from rest_framework.test import APIClient
 
 from predictions import submission
 from predictions.queue import queue
-from tests.factories import TaskFactory
-from tests.pages import table, word
+from tests.helpers.factories import TaskFactory
+from tests.helpers.pages import table, word
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 KEYS = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from config.environment import Environment, Problem
-from tests.servers import ROOT
+from tests.helpers.servers import ROOT
 
 Read = Callable[[Environment], Any]
 

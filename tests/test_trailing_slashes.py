@@ -6,7 +6,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from predictions.models import Task
-from tests.document import OPERATIONS, Operation
+from tests.helpers.document import OPERATIONS, Operation
 
 
 @pytest.mark.parametrize("asked", OPERATIONS, ids=lambda asked: asked.id)

@@ -23,7 +23,7 @@ from predictions import lifecycle, submission
 from predictions.api.predictions import user_id
 from predictions.api.serializers import StrictCharField, task_object, time_text
 from predictions.api.views import TaskAPIView
-from predictions.lifecycle import database_errors, release_connection
+from predictions.database.errors import database_errors, release_connection
 from predictions.models import ENDED, Task, TaskQuerySet
 from webhooks.permissions import IsRecordClient
 

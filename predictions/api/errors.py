@@ -13,10 +13,12 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
-from predictions.execution import TaskCanceled
+from predictions.execution.runner import TaskCanceled
 from predictions.lifecycle import InvalidTransition
+from predictions.queue.queue import QueueFull
 from predictions.recorder import RecordRefused, RecordUnavailable
-from predictions.submission import AlreadyFinished, NotOurs, QueueFull, QueueUnavailable, TaskNotFound
+from predictions.redis.errors import QueueUnavailable
+from predictions.submission import AlreadyFinished, NotOurs, TaskNotFound
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from predictions.api.draining import is_leaving
 from predictions.queue import queue
 from predictions.recorder import get_recorder
+from predictions.redis.errors import QueueUnavailable
+from predictions.server.draining import is_leaving
 
 READY_SECONDS = 0.8
 
@@ -92,7 +93,7 @@ def _database() -> str:
 def _redis() -> str:
     try:
         queue.ping()
-    except queue.QueueUnavailable:
+    except QueueUnavailable:
         return "does not answer"
     return "ok"
 
@@ -100,7 +101,7 @@ def _redis() -> str:
 def _redis_and_queue() -> str:
     try:
         size = queue.sizes().waiting
-    except queue.QueueUnavailable:
+    except QueueUnavailable:
         return "does not answer"
     return "ok" if size < settings.MAX_QUEUE_SIZE else "queue full"
 

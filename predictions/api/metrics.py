@@ -7,8 +7,8 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from predictions import metrics
 from predictions.api.authentication import is_one_of, key_of
+from predictions.operations import metrics
 
 
 class MayScrape(BasePermission):

@@ -30,8 +30,8 @@ from predictions.api.authentication import IsOperator, MayCall
 from predictions.api.errors import look_up
 from predictions.api.metrics import MayScrape
 from predictions.api.serializers import ObjectField, StrictCharField
-from predictions.queue.queue import QueueUnavailable
 from predictions.recorder import RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
 
 Description = Callable[[Any], Any]
 

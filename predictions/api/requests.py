@@ -21,13 +21,13 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from platforms.parsing import written
-from predictions import tracing
 from predictions.api.bodies import find_chunked_body
-from predictions.api.draining import NEW_PREDICTIONS, is_refusing
-from predictions.context import working_on
-from predictions.counters import request_answered
+from predictions.database.errors import release_connection
 from predictions.ids import new_id
-from predictions.lifecycle import release_connection
+from predictions.server.draining import NEW_PREDICTIONS, is_refusing
+from predictions.telemetry import tracing
+from predictions.telemetry.counters import request_answered
+from predictions.telemetry.log_context import working_on
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView

@@ -14,7 +14,7 @@ from predictions.api.disconnect import caller_is_gone
 from predictions.api.errors import describe
 from predictions.api.predictions import prediction_request
 from predictions.api.views import TaskAPIView
-from predictions.execution import TaskCanceled
+from predictions.execution.runner import TaskCanceled
 from predictions.recorder import RecordError
 
 

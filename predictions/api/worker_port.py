@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from django.conf import settings
 
-from predictions import metrics
-from predictions.queue.worker import seconds_since_last_turn
+from predictions.operations import metrics
+from predictions.worker.worker import seconds_since_last_turn
 
 STUCK_SECONDS = 60
 """A worker's loops turn every second, also while Redis is away; one that has not for so long never will."""

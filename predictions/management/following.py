@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from django.db.models import Q
 from django.utils.timezone import now
 
-from predictions.lifecycle import database_errors, release_connection
+from predictions.database.errors import database_errors, release_connection
 from predictions.management.interruption import Interruption
 from predictions.models import ENDED, Task, TaskQuerySet
 

@@ -21,10 +21,11 @@ from django.core.management.base import (
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
-from predictions.diagnosis.words import because, full_stop, root_of
-from predictions.execution import TaskCanceled
-from predictions.queue.queue import QueueFull, QueueUnavailable
+from predictions.execution.runner import TaskCanceled
+from predictions.operations.diagnosis.formatting import because, full_stop, root_of
+from predictions.queue.queue import QueueFull
 from predictions.recorder import RecordRefused, RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
 from predictions.uploads import StorageUnavailable
 
 INTERRUPTED = 130

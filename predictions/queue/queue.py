@@ -6,13 +6,11 @@ Every function raises QueueUnavailable when Redis does not answer.
 import json
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import redis
 from django.conf import settings
 from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job, JobStatus
@@ -20,7 +18,8 @@ from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from predictions.queue import scripts, worker_scripts
-from predictions.queue.connections import get_redis, run_script
+from predictions.redis.connections import get_redis, run_script
+from predictions.redis.errors import QueueUnavailable, redis_errors
 
 RUN_PREDICTION = "predictions.jobs.run_prediction"
 PLACE_LAPSES_SECONDS = 60
@@ -39,10 +38,6 @@ class QueueFull(Exception):
         self.size = size
 
 
-class QueueUnavailable(Exception):
-    """Redis did not answer, or not usably."""
-
-
 class QueueClosed(QueueUnavailable):
     """The agent is ending, and its Redis with it; nothing was queued."""
 
@@ -56,14 +51,6 @@ class Sizes:
 
     waiting: int
     running: int
-
-
-@contextmanager
-def redis_errors() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise QueueUnavailable("Redis did not answer") from error
 
 
 def run_on_queue(script: str, *args: Any) -> Any:
@@ -89,15 +76,14 @@ def reserve(task_id: str) -> int:
     return int(size)
 
 
-def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = True) -> bool:
-    """Queues `function(task_id)` in the place that was reserved; False where the queue has, or had, the job already.
+def enqueue(task_id: str, *, bounded: bool = True) -> bool:
+    """Queues the task in the place that was reserved; False where the queue has, or had, the job already.
 
     Without a place it takes one, and raises QueueFull where there is none; `bounded=False` is for tasks that were
     accepted before.
     """
     bound = settings.MAX_QUEUE_SIZE if bounded else -1
-    name = f"{function.__module__}.{function.__qualname__}"
-    answer = run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id, name))
+    answer = run_on_queue(scripts.ENQUEUE, task_id, bound, *_job_fields(task_id))
     _refuse_if_closed(answer)
     if not answer:
         raise QueueFull(settings.MAX_QUEUE_SIZE)
@@ -106,9 +92,7 @@ def enqueue(task_id: str, function: Callable[[str], None], *, bounded: bool = Tr
 
 def leave_outcome(task_id: str, outcome: str) -> None:
     """Queues a job that only writes down what the task's prediction gave, for a task that had no job."""
-    _refuse_if_closed(
-        run_on_queue(scripts.ENQUEUE, task_id, -1, *_job_fields(task_id, RUN_PREDICTION, outcome=outcome))
-    )
+    _refuse_if_closed(run_on_queue(scripts.ENQUEUE, task_id, -1, *_job_fields(task_id, outcome=outcome)))
 
 
 def _refuse_if_closed(answer: int) -> None:
@@ -116,15 +100,15 @@ def _refuse_if_closed(answer: int) -> None:
         raise QueueClosed
 
 
-def _job_fields(task_id: str, function_name: str, **more: str) -> list[Any]:
+def _job_fields(task_id: str, **more: str) -> list[Any]:
     """The job's hash as RQ writes it (rq.job.Job.to_dict), so that RQ's own tools can read it."""
     moment = utcformat(datetime.now(UTC))
     fields = {
-        "data": zlib.compress(JSONSerializer.dumps((function_name, None, [task_id], {}))),
+        "data": zlib.compress(JSONSerializer.dumps((RUN_PREDICTION, None, [task_id], {}))),
         "created_at": moment,
         "enqueued_at": moment,
         "origin": settings.TASK_TYPE_NAME,
-        "description": f"{function_name.rpartition('.')[2]}({task_id})",
+        "description": f"run_prediction({task_id})",
         "timeout": settings.TASK_TIMEOUT,
         "result_ttl": KEEP_FINISHED_SECONDS,
         "failure_ttl": KEEP_FAILED_SECONDS,

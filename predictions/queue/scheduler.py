@@ -18,8 +18,8 @@ from rq.exceptions import DuplicateJobError, SchedulerNotFound, StopRequested
 from rq.job import Job
 from rq.queue import Queue
 
-from predictions.queue.connections import get_redis
-from predictions.queue.queue import redis_errors
+from predictions.redis.connections import get_redis
+from predictions.redis.errors import redis_errors
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from platforms import Level
-from predictions.diagnosis import Finding
-from predictions.figures import ModelFigures, Percentiles
+from predictions.operations.diagnosis import Finding
+from predictions.operations.statistics import ModelFigures, Percentiles
 from predictions.queue.overview import Worker
 
 register = template.Library()
@@ -69,7 +69,7 @@ def workers_table(workers: tuple[Worker, ...] | None) -> dict[str, Any]:
 @register.filter
 def findings_table(findings: list[Finding]) -> dict[str, Any]:
     rows = [
-        [one.part.capitalize(), _level(one.level), f"{one.says}. {one.mend}" if one.mend else one.says]
+        [one.part.capitalize(), _level(one.level), f"{one.message}. {one.hint}" if one.hint else one.message]
         for one in findings
     ]
     return {"headers": ["Part", "State", "What was found"], "rows": rows}

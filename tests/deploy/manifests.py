@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.tools import TOOLS, kubectl
-from tests.servers import ROOT
+from tests.helpers.servers import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 Object = dict[str, Any]

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.servers import ROOT
 from tests.peers.environments import DIRECTORY, EnvironmentNotMadeError
-from tests.servers import ROOT
 
 STORE = DIRECTORY / "podman"
 BUILD_SECONDS = 900

@@ -13,14 +13,14 @@ from django.http.request import validate_host
 from rest_framework.test import APIClient
 from rq.queue import Queue
 
-from predictions import closing
 from predictions.api.requests import known_routes
-from predictions.queue import worker
-from predictions.queue.connections import get_redis
+from predictions.operations import shutdown
+from predictions.redis.connections import get_redis
+from predictions.worker import worker
 from tests.deploy import manifests
 from tests.deploy.manifests import VARIANTS, Object, agents, config, name, named, of_kind, pod, render, selects
-from tests.pages import DEPLOYING, table
-from tests.servers import ROOT, procfile
+from tests.helpers.pages import DEPLOYING, table
+from tests.helpers.servers import ROOT, procfile
 
 pytestmark = pytest.mark.slow
 
@@ -181,7 +181,7 @@ def test_containers_run_the_procfiles_processes_and_listen_where_they_say(varian
 
 def seconds_to_stop(process: str, variables: dict[str, str]) -> float:
     """How long a process may take to end after SIGTERM, the wait before a local Redis is given up included."""
-    closing_seconds = float(variables.get("SHUTDOWN_DELAY", 0)) + closing.PATIENCE_SECONDS
+    closing_seconds = float(variables.get("SHUTDOWN_DELAY", 0)) + shutdown.PATIENCE_SECONDS
     if process == "worker":
         hand_back = worker.HAND_BACK_SECONDS + worker.SETTLE_SECONDS + worker.REACT_SECONDS + GOODBYE_SECONDS
         is_local = variables.get("USE_LOCAL_REDIS") == "true"

@@ -21,9 +21,9 @@ from django.conf import settings
 from predictions.queue import scheduler
 from tests.deploy.podman import Container, podman
 from tests.deploy.tools import TOOLS
-from tests.ports import free_port
+from tests.helpers.ports import free_port
+from tests.helpers.servers import ROOT, procfile
 from tests.predictions.test_cancel import until
-from tests.servers import ROOT, procfile
 
 pytestmark = pytest.mark.slow
 

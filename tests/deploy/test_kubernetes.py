@@ -27,7 +27,7 @@ from tests.deploy.manifests import (
     workloads,
 )
 from tests.deploy.tools import kubectl
-from tests.pages import DEPLOYING, UPGRADING, table, word
+from tests.helpers.pages import DEPLOYING, UPGRADING, table, word
 
 pytestmark = pytest.mark.slow
 

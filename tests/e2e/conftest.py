@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests import environment
-from tests.redis_topologies import Cluster, Single
-from tests.servers import ROOT, free_port
+from tests.helpers import environment
+from tests.helpers.redis_topologies import Cluster, Single
+from tests.helpers.servers import ROOT, free_port
 
 # What only some kinds of Redis can do is not collected on the others: nobody is elected where there is one server.
 collect_ignore = [

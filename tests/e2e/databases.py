@@ -13,8 +13,8 @@ from pathlib import Path
 import environ
 from django.db import connections
 
-from tests import postgres
-from tests.servers import ROOT
+from tests.helpers import postgres
+from tests.helpers.servers import ROOT
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers import ROOT, Server
+from tests.helpers.servers import ROOT, Server
 
 TASK_ID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 QUEUE_ID = "c7c6b1f0-2d1a-4c1f-9a3e-5f0d8c9b7a61"

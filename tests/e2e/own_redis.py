@@ -10,7 +10,7 @@ from pathlib import Path
 import redis
 
 from predictions.queue.embedded import find_server
-from tests.ports import free_port
+from tests.helpers.ports import free_port
 
 
 class OwnRedis:

@@ -13,9 +13,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from predictions.models import Task
 from predictions.queue import queue
+from tests.helpers.servers import ROOT, Server
 from tests.platforms.stub import Stub, streams_until_hung_up
 from tests.predictions.test_cancel import until
-from tests.servers import ROOT, Server
 
 pytestmark = pytest.mark.slow
 

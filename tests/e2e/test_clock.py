@@ -18,17 +18,17 @@ from rq.defaults import RQ_KEY_PREFIX
 from predictions import submission
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.bookkeeping import Bookkeeping
-from predictions.queue.connections import forget_connections, get_redis
-from predictions.queue.runs import INIT_CHECK, Ending
 from predictions.queue.scheduler import enqueue_once
+from predictions.redis.connections import forget_connections, get_redis
 from predictions.submission import PredictionRequest
+from predictions.worker.bookkeeping import Bookkeeping
+from predictions.worker.runs import INIT_CHECK, Ending
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
+from tests.helpers.servers import ROOT, Server, environment_of
 from tests.predictions.test_cancel import until
-from tests.servers import ROOT, Server, environment_of
 
 pytestmark = pytest.mark.slow
 

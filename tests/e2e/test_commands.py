@@ -20,10 +20,10 @@ import requests
 from predictions.models import Task
 from predictions.queue.overview import overview
 from tests.e2e.conftest import SlowPlatform
+from tests.helpers.servers import ROOT, Server, database_url, environment_of
 from tests.platforms.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
 from tests.predictions.test_cancel import until
 from tests.predictions.test_maintenance import task
-from tests.servers import ROOT, Server, database_url, environment_of
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +138,7 @@ def test_a_platform_that_hangs_is_told_in_time(stub: Stub, manage: Callable[...,
     code, out, _ = manage("doctor", "--model", "llm", "--json", **on_kserve(stub)).end()
     (finding,) = [finding for finding in json.loads(out)["findings"] if finding["part"] == "platform"]
     assert (code, finding["level"]) == (1, "problem")
-    assert "did not answer in time" in finding["says"]
+    assert "did not answer in time" in finding["message"]
 
 
 # --- predict

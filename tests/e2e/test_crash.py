@@ -14,8 +14,8 @@ from predictions.models import Task
 from predictions.queue import queue
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

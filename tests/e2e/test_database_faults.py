@@ -23,8 +23,8 @@ from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, manage, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.test_drain import sleeping
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from predictions.models import Task
+from tests.helpers.servers import Server
 from tests.platforms.stub import Step, Stub, Visit, answers, chunked, hangs, head
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +128,7 @@ def test_the_prediction_of_a_caller_who_leaves_is_ended_on_the_platform(
 def test_a_local_prediction_of_a_caller_who_leaves_is_canceled(
     serve: Serve, leaves: Callable[[socket.socket], None]
 ) -> None:
-    web = serve("web", ML_PLATFORM="local", LOCAL_PREDICTOR="tests.predictors:predict")
+    web = serve("web", ML_PLATFORM="local", LOCAL_PREDICTOR="tests.helpers.predictors:predict")
     caller = ask(web, "/v1/predict", {"sleep": 60})
     until(lambda: Task.objects.filter(status="running").exists())
     leaves(caller)

@@ -16,9 +16,9 @@ from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.small_disk import small_disk
 from tests.e2e.test_drain import sleeping
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

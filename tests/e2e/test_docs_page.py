@@ -10,8 +10,8 @@ import pytest
 from django.core.management import call_command
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.document import OPERATIONS
-from tests.servers import ROOT, Server
+from tests.helpers.document import OPERATIONS
+from tests.helpers.servers import ROOT, Server
 
 pytestmark = pytest.mark.slow
 

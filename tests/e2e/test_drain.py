@@ -18,8 +18,8 @@ from predictions.uploads import upload_address
 from tests.e2e.callers import Callers
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, settles
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ import requests
 
 from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
-from tests.proxy import Proxy
-from tests.servers import Server, database_url, free_port
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server, database_url, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def test_a_redis_and_a_record_service_that_are_not_there(serve: Serve) -> None:
 
 
 def test_anything_else_is_500_and_logged_with_the_request_id(serve: Serve) -> None:
-    web = serve("web", LOCAL_PREDICTOR="tests.broken_predictor:predict")
+    web = serve("web", LOCAL_PREDICTOR="tests.helpers.broken_predictor:predict")
     response = requests.post(f"{web.url}/v1/predict", json=BODY, headers={"X-Request-ID": "find-me"}, timeout=30)
     assert_error(response, 500, "internal_error")
     assert "request_id=find-me" in web.output()

@@ -15,12 +15,13 @@ from rq.job import Job
 
 from predictions.models import Task
 from predictions.queue import queue
-from tests import environment
+from predictions.redis.errors import QueueUnavailable
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, settles
+from tests.helpers import environment
+from tests.helpers.redis_topologies import Topology
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.redis_topologies import Topology
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +119,6 @@ def is_set_right() -> bool:
 
 
 def is_drained() -> bool:
-    with suppress(queue.QueueUnavailable):  # the first command on a connection to the frozen server
+    with suppress(QueueUnavailable):  # the first command on a connection to the frozen server
         return queue.sizes() == queue.Sizes(0, 0)
     return False

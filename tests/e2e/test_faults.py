@@ -8,7 +8,7 @@ import pytest
 from predictions.models import Task
 from tests.e2e.callers import Callers
 from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 from tests.platforms.stub import Stub, answers, says
 from tests.predictions.test_cancel import until
 

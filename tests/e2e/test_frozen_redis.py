@@ -11,9 +11,9 @@ import requests
 from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
+from tests.helpers.redis_topologies import Topology, running
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.redis_topologies import Topology, running
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from predictions.models import Task
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ PRODUCTION = {
     "SECRET_KEY": "8Zc1vQp0Jx5mWn3Rk7Ty2Lb9Hs4Gd6FfAaEeUuIiOoPp-test-key",
     "ALLOWED_HOSTS": "agent.example.com",
     "API_KEYS": "caller",
-    "LOCAL_PREDICTOR": "tests.predictors:predict",
+    "LOCAL_PREDICTOR": "tests.helpers.predictors:predict",
 }
 
 

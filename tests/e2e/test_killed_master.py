@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.ports import free_port
+from tests.helpers.ports import free_port
+from tests.helpers.servers import ROOT, environment_of, procfile
 from tests.predictions.test_cancel import until
-from tests.servers import ROOT, environment_of, procfile
 
 pytestmark = pytest.mark.slow
 

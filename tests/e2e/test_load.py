@@ -13,14 +13,14 @@ import pytest
 import requests
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions import jobs, submission
+from predictions import submission
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def runs_tasks_of_one_second(serve: Serve, slow_platform: SlowPlatform, *, slots
     Task.objects.bulk_create(tasks)
     queue.pause("test")
     for task in tasks:
-        queue.enqueue(task.pk, jobs.run_prediction, bounded=False)
+        queue.enqueue(task.pk, bounded=False)
     worker = serve("worker", WORKER_CONCURRENCY=str(slots), **slow_platform.environment())
     until(lambda: queue.get_redis().scard(f"{RQ_KEY_PREFIX}:workers") == 1)
     time.sleep(1)

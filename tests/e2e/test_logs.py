@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from predictions.models import Task
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

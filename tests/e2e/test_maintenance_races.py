@@ -12,8 +12,8 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from tests.servers import ROOT, environment_of
+from predictions.redis.connections import get_redis
+from tests.helpers.servers import ROOT, environment_of
 
 pytestmark = pytest.mark.slow
 

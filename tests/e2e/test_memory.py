@@ -16,9 +16,9 @@ from tests.e2e.callers import Callers
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
 from tests.e2e.test_drain import sleeping
-from tests.pages import DEPLOYING, table
+from tests.helpers.pages import DEPLOYING, table
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = [
     pytest.mark.slow,

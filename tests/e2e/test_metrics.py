@@ -11,9 +11,9 @@ from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import reachable_here
 from tests.e2e.small_disk import small_disk
-from tests.ports import free_port
+from tests.helpers.ports import free_port
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

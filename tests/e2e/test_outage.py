@@ -15,10 +15,10 @@ from predictions.queue import queue
 from predictions.submission import PredictionRequest
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server, database_url
 from tests.platforms.stub import Stub, hangs
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
-from tests.servers import Server, database_url
 
 pytestmark = pytest.mark.slow
 

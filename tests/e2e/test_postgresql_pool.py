@@ -18,9 +18,9 @@ from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, reachable_here
 from tests.e2e.faults import Crowd
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.test_drain import sleeping
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server, database_url
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
-from tests.servers import Server, database_url
 
 pytestmark = pytest.mark.slow
 

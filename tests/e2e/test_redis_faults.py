@@ -10,13 +10,13 @@ import pytest
 
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import forget_connections, get_redis
+from predictions.redis.connections import forget_connections, get_redis
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

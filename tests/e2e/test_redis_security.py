@@ -9,12 +9,12 @@ import requests
 import trustme
 
 from predictions.models import Task
-from predictions.queue.connections import forget_connections, get_redis
+from predictions.redis.connections import forget_connections, get_redis
 from tests.conftest import one_redis
+from tests.helpers.redis_servers import HOST, RedisServer, Security
+from tests.helpers.redis_topologies import KINDS, SLOTS, running
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.redis_servers import HOST, RedisServer, Security
-from tests.redis_topologies import KINDS, SLOTS, running
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

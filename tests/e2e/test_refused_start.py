@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
-from tests.servers import ROOT, procfile
+from tests.helpers.ports import free_port
+from tests.helpers.servers import ROOT, procfile
 
 pytestmark = pytest.mark.slow
 

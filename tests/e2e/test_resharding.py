@@ -5,13 +5,13 @@ from collections.abc import Callable
 import pytest
 from django.core.management import call_command
 
-from tests import environment
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.test_failover import is_drained
+from tests.helpers import environment
+from tests.helpers.redis_topologies import Cluster
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.redis_topologies import Cluster
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -20,15 +20,16 @@ from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions import maintenance
+from predictions import jobs
 from predictions.models import Task, Upload
-from predictions.queue.connections import get_redis
+from predictions.operations import maintenance
+from predictions.redis.connections import get_redis
 from tests.e2e.databases import Postgres
 from tests.e2e.faults import Crowd
 from tests.e2e.filled import add, as_default, fill, new_database
 from tests.e2e.plans import Plan, plan
 from tests.e2e.watch import LockWaits
-from tests.servers import Server
+from tests.helpers.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +147,7 @@ def test_a_million_tasks_cost_what_a_thousand_do(databases: dict[int, str], name
     for _ in range(ROUNDS):
         for rows, url in databases.items():
             with as_default(url):
-                maintenance.tally_job()  # as every minute
+                jobs.count_ended()  # as every minute
                 prepare(name, url)
                 with CaptureQueriesContext(connection) as asked:
                     began = time.perf_counter()

@@ -14,9 +14,9 @@ import pytest
 import requests
 
 from predictions.uploads import upload_address
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
+from tests.helpers.servers import ROOT, Server
 from tests.platforms.stub import Stub, Visit, answers
-from tests.servers import ROOT, Server
 
 pytestmark = pytest.mark.slow
 
@@ -109,8 +109,8 @@ def assert_thorough(report: dict[str, Any], web: Server, *operations: str) -> No
 
 
 def test_the_agent_is_what_its_document_says(serve: Serve, tmp_path: Path) -> None:
-    web = serve("web", LOCAL_PREDICTOR="tests.obliging_predictor:predict", **KEYS)
-    serve("worker", LOCAL_PREDICTOR="tests.obliging_predictor:slowly", WORKER_CONCURRENCY="1", **KEYS)
+    web = serve("web", LOCAL_PREDICTOR="tests.helpers.obliging_predictor:predict", **KEYS)
+    serve("worker", LOCAL_PREDICTOR="tests.helpers.obliging_predictor:slowly", WORKER_CONCURRENCY="1", **KEYS)
     painting = TaskFactory(model_name="painter", status="running")
     token = upload_address(painting.pk).split("/u/")[1].split("/")[0]
     kept = requests.post(f"{web.url}/u/{token}/upload", files={"file": b"a picture"}, timeout=30).json()

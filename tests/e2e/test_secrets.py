@@ -14,9 +14,9 @@ from django.contrib.auth.models import User
 from django.db import connection
 
 from predictions.models import Task
+from tests.helpers.servers import ROOT, Server, database_url, free_port
 from tests.platforms.stub import Stub, Visit, answers, head
 from tests.predictions.test_cancel import until
-from tests.servers import ROOT, Server, database_url, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -194,7 +194,7 @@ def test_redis_and_the_database_down_and_defects(
 ) -> None:
     nowhere = f"postgres://agent:{DATABASE_PASSWORD}@127.0.0.1:{free_port()}/agent"
     common = {**SECRETS, "LOG_LEVEL": "DEBUG", **environment}
-    broken = {**common, "LOCAL_PREDICTOR": "tests.broken_predictor:predict"}
+    broken = {**common, "LOCAL_PREDICTOR": "tests.helpers.broken_predictor:predict"}
     no_redis = serve("web", **broken, REDIS_ADDRESS=f"127.0.0.1:{free_port()}")
     wrong_password = serve("web", **broken)  # the tests' Redis knows no password
     no_database = serve("web", **common, DATABASE_URL=nowhere, WEBHOOK_SERVER_ADDRESS=f"127.0.0.1:{free_port()}")

@@ -15,12 +15,12 @@ import pytest
 from rq import cron_scheduler_registry
 from rq.worker import BaseWorker
 
-from predictions.queue.connections import get_redis
-from tests import environment
-from tests.ports import free_port
+from predictions.redis.connections import get_redis
+from tests.helpers import environment
+from tests.helpers.ports import free_port
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import ROOT, Server, database_url, procfile
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
-from tests.servers import ROOT, Server, database_url, procfile
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from predictions.models import Task
+from tests.helpers.servers import Server
 from tests.platforms.stub import Stub, Visit, chunked, hangs, head, streams
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

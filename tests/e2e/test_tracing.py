@@ -11,9 +11,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from predictions.models import Task
+from tests.helpers.servers import Server
 from tests.platforms.stub import Stub, answers
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +130,7 @@ def test_while_tracing_is_off_the_callers_trace_is_handed_on(
 
 def predict(serve: Callable[..., Server], **environment: str) -> Server:
     """A web process that has answered one prediction of a local model."""
-    web = serve("web", LOCAL_PREDICTOR="tests.predictors:predict", OTEL_BSP_SCHEDULE_DELAY="100", **environment)
+    web = serve("web", LOCAL_PREDICTOR="tests.helpers.predictors:predict", OTEL_BSP_SCHEDULE_DELAY="100", **environment)
     assert requests.post(f"{web.url}/v1/predict", json=BODY, timeout=30).status_code == 200
     return web
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from predictions.diagnosis.queueing import check_redis
-from predictions.queue.connections import forget_connections, get_redis
+from predictions.operations.diagnosis.queueing import check_redis
+from predictions.redis.connections import forget_connections, get_redis
 from tests.conftest import one_redis
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
+from tests.helpers.servers import Server
 from tests.peers.environments import Environment
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from django.db import connection
 from predictions.models import Task
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_a_sync_prediction_on_a_local_model_can_be_canceled(serve: Serve) -> Non
 
 
 def test_a_local_model_runs_on_in_web_after_its_caller_was_answered(serve: Serve, tmp_path: Path) -> None:
-    web = serve("web", LOCAL_PREDICTOR="tests.predictors:wait_for_a_file")
+    web = serve("web", LOCAL_PREDICTOR="tests.helpers.predictors:wait_for_a_file")
     files = {name: tmp_path / name for name in ("begin", "end")}
     body = {"model_name": "m", "inputs": {name: str(path) for name, path in files.items()}}
     with ThreadPoolExecutor() as pool:
@@ -116,7 +116,7 @@ def test_an_agent_can_stand_behind_an_agent(serve: Serve) -> None:
 
 
 def test_a_local_model_that_computes_does_not_hold_up_the_others(serve: Serve) -> None:
-    web = serve("web", LOCAL_PREDICTOR="tests.predictors:compute")
+    web = serve("web", LOCAL_PREDICTOR="tests.helpers.predictors:compute")
     body = {"model_name": "m", "inputs": {"seconds": 6}}
     caller = threading.Thread(
         target=requests.post, args=(f"{web.url}/v1/predict",), kwargs={"json": body, "timeout": 60}, daemon=True

@@ -12,8 +12,8 @@ from predictions.models import Task
 from predictions.queue.overview import overview
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,13 +12,13 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
 from predictions.queue.overview import overview
+from predictions.redis.connections import get_redis
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
@@ -198,7 +198,7 @@ def test_answers_of_redis_that_get_lost_make_nothing_run_twice(start: Start, slo
 
 def test_a_model_that_wants_to_end_the_process_ends_its_task_alone(serve: Serve) -> None:
     """In web, where it would take everybody's predictions with it."""
-    web = serve("web", ML_PLATFORM="local", LOCAL_PREDICTOR="tests.predictors:predict")
+    web = serve("web", ML_PLATFORM="local", LOCAL_PREDICTOR="tests.helpers.predictors:predict")
     crowd = Crowd(web.url, callers=8, route="/v1/predict", sleep=0.5, answer=lambda inputs: {"echo": inputs})
     with crowd:
         crowd.wait_for(16)

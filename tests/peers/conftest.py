@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import requests
 
+from tests.helpers.servers import Server
 from tests.peers.ingress import Ingress
 from tests.peers.model_server import KSERVE, ModelServer
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 FLOWER = [5.1, 3.5, 1.4, 0.2]
 ENDED = ("succeeded", "failed", "canceled")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tests.servers import ROOT
+from tests.helpers.servers import ROOT
 
 DIRECTORY = ROOT / "var" / "peers"
 INSTALL_SECONDS = 1800

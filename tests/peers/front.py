@@ -9,9 +9,9 @@ from pathlib import Path
 import requests
 import trustme
 
+from tests.helpers.ports import free_port
+from tests.helpers.servers import ROOT
 from tests.peers.nginx import Nginx
-from tests.ports import free_port
-from tests.servers import ROOT
 
 FILE = ROOT / "deploy/nginx/serving-agent.conf"
 

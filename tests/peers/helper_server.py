@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from tests.helpers.servers import free_port
 from tests.peers.environments import Environment
 from tests.peers.peers import Peer
-from tests.servers import free_port
 
 HELPER = Environment("kservehelper", ("kservehelper==2.0.0",), pythons=("3.11", "3.10"))
 OLD_HELPER = Environment(

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.servers import free_port
 from tests.peers.nginx import Nginx
-from tests.servers import free_port
 
 HTTP = """
     log_format calls escape=json

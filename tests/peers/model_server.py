@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.servers import free_port
 from tests.peers.environments import Environment
 from tests.peers.peers import Peer
-from tests.servers import free_port
 
 KSERVE = Environment("kserve", ("kserve==0.21.0", "scikit-learn==1.9.1"), pythons=("3.13", "3.12", "3.11"))
 MODEL = Path(__file__).parent / "kserve_model.py"

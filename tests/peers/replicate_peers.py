@@ -9,10 +9,10 @@ from typing import Any
 
 import requests
 
+from tests.helpers.servers import free_port
 from tests.peers.environments import Environment
 from tests.peers.peers import KEPT, Peer
 from tests.peers.replicate_gateway import KEY, Gateway
-from tests.servers import free_port
 
 COG = Environment("cog", ("cog==0.23.1",), pythons=("3.13", "3.12", "3.11", "3.10"))
 REPLICATE = Environment("replicate", ("replicate==1.0.7",), pythons=("3.13", "3.12", "3.11", "3.10"))

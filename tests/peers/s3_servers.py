@@ -9,9 +9,9 @@ from typing import Any
 import boto3
 from botocore.client import Config
 
+from tests.helpers.servers import free_port
 from tests.peers.environments import DIRECTORY, Environment, EnvironmentNotMadeError
 from tests.peers.peers import Peer
-from tests.servers import free_port
 
 MOTO = Environment("moto", ("moto[s3,server]==5.2.5",), pythons=("3.13", "3.12", "3.11"))
 S3RVER_VERSION = "3.7.1"

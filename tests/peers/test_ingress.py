@@ -13,11 +13,11 @@ import requests
 
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
+from tests.helpers.servers import ROOT, environment_of
 from tests.peers.conftest import FLOWER, NewAgent
 from tests.peers.ingress import Ingress
 from tests.peers.model_server import ModelServer
 from tests.predictions.test_cancel import until
-from tests.servers import ROOT, environment_of
 
 pytestmark = pytest.mark.slow
 

@@ -53,7 +53,7 @@ def test_a_real_model_server_says_whether_a_model_is_ready(kserve: ModelServer) 
     platform = makers.kserve(kserve.address)
     assert platform.check("iris", makers.call()).level is Level.OK
     unknown = platform.check("nope", makers.call())
-    assert (unknown.level, "knows no nope" in unknown.says) == (Level.PROBLEM, True)
+    assert (unknown.level, "knows no nope" in unknown.message) == (Level.PROBLEM, True)
     assert platform.check("", makers.call()).level is Level.OK
     assert kserve.calls() == []
 

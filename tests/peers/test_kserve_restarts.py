@@ -11,10 +11,10 @@ import requests
 
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
+from tests.helpers.proxy import Proxy
 from tests.peers.conftest import FLOWER, Agent, NewAgent
 from tests.peers.model_server import ModelServer
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ from django.contrib.auth.models import User
 
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
-from tests.pages import documented_production
+from tests.helpers.pages import documented_production
+from tests.helpers.ports import free_port
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import Server
 from tests.peers.front import FILE, Front
 from tests.platforms.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
-from tests.ports import free_port
-from tests.proxy import Proxy
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

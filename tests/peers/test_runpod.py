@@ -13,11 +13,11 @@ import requests
 
 from predictions.models import Task
 from tests.e2e.test_errors import assert_error
+from tests.helpers.servers import Server
 from tests.peers.conftest import Agent, NewAgent
 from tests.peers.runpod_cloud import KEY, Cloud, Job
 from tests.peers.runpod_peers import POD_HOST, RUNPOD, Worker, outcomes
 from tests.predictions.test_cancel import until
-from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ from django.conf import settings
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
 from tests.e2e.test_errors import assert_error
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
+from tests.helpers.servers import free_port
 from tests.peers.conftest import Agent, NewAgent
 from tests.peers.environments import Environment, NoPythonError
 from tests.peers.helper_server import HELPER, OLD_HELPER, HelperServer
 from tests.peers.pictures import picture
-from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def uploads(agent: NewAgent, monkeypatch: pytest.MonkeyPatch) -> NewUploadAgent:
 
     def start(model: HelperServer, **options: Any) -> Agent:
         port = free_port()
-        monkeypatch.setattr("tests.servers.free_port", lambda: port)
+        monkeypatch.setattr("tests.helpers.servers.free_port", lambda: port)
         return agent(model.address, UPLOAD_WEBHOOK_ADDRESS=f"http://127.0.0.1:{port}", WEB_CONCURRENCY="1", **options)
 
     return start

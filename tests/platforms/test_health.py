@@ -24,8 +24,8 @@ def check(platform: Platform, model_name: str = "") -> Health:
 def test_kserve_asks_the_model_under_its_own_host(stub: Stub) -> None:
     stub.script(IRIS, answers({"name": "iris", "ready": True}))
     found = check(kserve(stub.address), "iris")
-    assert (found.level, found.mend) == (Level.OK, "")
-    assert "iris is ready" in found.says
+    assert (found.level, found.hint) == (Level.OK, "")
+    assert "iris is ready" in found.message
     (asked,) = stub.calls(IRIS)
     assert asked.headers["host"] == "iris.default.example.com"
 
@@ -44,7 +44,7 @@ def test_kserve_asks_the_model_under_its_own_host(stub: Stub) -> None:
 def test_kserve_says_how_the_model_stands(stub: Stub, step: Any, level: Level, says_: str) -> None:
     stub.script(IRIS, step)
     found = check(kserve(stub.address), "iris")
-    assert (found.level, says_ in found.says, bool(found.mend)) == (level, True, level is not Level.OK)
+    assert (found.level, says_ in found.message, bool(found.hint)) == (level, True, level is not Level.OK)
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
@@ -85,7 +85,7 @@ def test_a_plain_service_is_asked_for_its_documentation(stub: Stub, step: Any, l
 def test_runpod_is_asked_for_its_endpoints_health(stub: Stub, step: Any, level: Level, says_: str) -> None:
     stub.script(HEALTH, step)
     found = check(runpod(stub.address))
-    assert (found.level, says_ in found.says) == (level, True)
+    assert (found.level, says_ in found.message) == (level, True)
     assert stub.calls(HEALTH)[0].headers["authorization"] == f"Bearer {KEY}"
 
 
@@ -102,25 +102,25 @@ def test_replicate_is_asked_for_the_account_and_the_model(stub: Stub, model: str
     platform = replicate(stub.address, model=model)
     assert check(platform) == Health(Level.OK, f"the key is accepted; {model} is there")
     gone = check(platform)
-    assert (gone.level, f"there is no {model}" in gone.says) == (Level.PROBLEM, True)
+    assert (gone.level, f"there is no {model}" in gone.message) == (Level.PROBLEM, True)
     assert all(asked.headers["authorization"] == f"Bearer {KEY}" for asked in stub.received)
 
 
 def test_a_refused_key_of_replicate_is_a_problem(stub: Stub) -> None:
     stub.script(ACCOUNT, answers({"detail": "You did not pass a valid token"}, status=401))
     found = check(replicate(stub.address))
-    assert (found.level, "REPLICATE_APIKEY" in found.mend) == (Level.PROBLEM, True)
+    assert (found.level, "REPLICATE_APIKEY" in found.hint) == (Level.PROBLEM, True)
 
 
 def test_a_bare_version_and_a_gateway_without_accounts_are_no_problem(stub: Stub) -> None:
     stub.script(ACCOUNT, says(b"", status=404))
     found = check(replicate(stub.address))
-    assert (found.level, "(404)" in found.says) == (Level.OK, True)
+    assert (found.level, "(404)" in found.message) == (Level.OK, True)
 
 
 def test_the_local_predictor_is_there_once_it_could_be_imported() -> None:
-    found = check(Local(predictor="tests.predictors:predict", timeout_seconds=1))
-    assert (found.level, "tests.predictors:predict" in found.says) == (Level.OK, True)
+    found = check(Local(predictor="tests.helpers.predictors:predict", timeout_seconds=1))
+    assert (found.level, "tests.helpers.predictors:predict" in found.message) == (Level.OK, True)
 
 
 @pytest.mark.parametrize("make", [kserve, k8s, replicate, runpod])

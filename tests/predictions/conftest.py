@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.db import connection, connections
 
-from predictions import calls, inflight
+from predictions.execution import calls, inflight
 from predictions.queue import scripts, worker_scripts
-from predictions.queue.connections import get_redis
+from predictions.redis.connections import get_redis
 from tests.platforms.stub import closed_port
 from tests.predictions.actors import halting
 from tests.predictions.commands import Shell

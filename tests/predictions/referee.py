@@ -8,13 +8,14 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from platforms import PlatformError
 from predictions import lifecycle, submission
-from predictions.execution import TaskCanceled
+from predictions.execution.runner import TaskCanceled
 from predictions.lifecycle import InvalidTransition
 from predictions.models import ENDED, Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from predictions.queue.queue import MAX_ATTEMPTS, QueueFull, QueueUnavailable
+from predictions.queue.queue import MAX_ATTEMPTS, QueueFull
 from predictions.recorder import RecordUnavailable
+from predictions.redis.connections import get_redis
+from predictions.redis.errors import QueueUnavailable
 from tests.predictions.actors import PLATFORM, Actor, Staged
 
 PLACES = 2

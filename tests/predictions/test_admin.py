@@ -19,9 +19,9 @@ from rq.defaults import RQ_KEY_PREFIX
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.overview import overview
-from tests import environment
 from tests.conftest import RunningWorker
-from tests.factories import TaskFactory
+from tests.helpers import environment
+from tests.helpers.factories import TaskFactory
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 from tests.predictions.test_async import submit
 
 MARK = "zqxj"

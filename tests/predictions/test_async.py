@@ -12,13 +12,12 @@ from rest_framework.test import APIClient
 from rq.job import Job
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
-from predictions import jobs
-from predictions.execution import Turn, run
+from predictions.execution.runner import RunContext, run
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from tests import predictors
-from tests.proxy import Proxy
+from predictions.redis.connections import get_redis
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 
 Work = Callable[..., Any]
 
@@ -129,8 +128,8 @@ def test_a_job_for_an_ended_task_is_not_run(client: APIClient, work: Work) -> No
 
 def test_enqueueing_twice_runs_once(client: APIClient, work: Work) -> None:
     task_id = submit(client)
-    queue.enqueue(task_id, jobs.run_prediction)
-    queue.enqueue(task_id, jobs.run_prediction, bounded=False)
+    queue.enqueue(task_id)
+    queue.enqueue(task_id, bounded=False)
     assert queue.sizes().waiting == 1
     work()
     assert len(predictors.calls) == 1
@@ -192,7 +191,7 @@ def test_reading_a_task_asks_redis_nothing(client: APIClient, redis_proxy: Proxy
 def test_a_job_costs_two_queries(client: APIClient, work: Work) -> None:
     task_id = submit(client)
     with CaptureQueriesContext(connection) as queries:
-        run(task_id, Turn(run_id="r", timeout_seconds=9))
+        run(task_id, RunContext(run_id="r", timeout_seconds=9))
     assert [query["sql"].split()[0] for query in queries] == ["UPDATE", "UPDATE"]
 
 

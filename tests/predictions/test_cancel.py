@@ -10,12 +10,13 @@ import pytest
 from django.db import connections
 from rest_framework.test import APIClient
 
-from predictions import execution, submission
+from predictions import submission
+from predictions.execution import runner
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
-from tests import predictors
 from tests.conftest import new_worker
+from tests.helpers import predictors
 from tests.predictions.test_async import submit
 
 
@@ -113,7 +114,7 @@ def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configu
             answers[task.pk] = error.status
 
     def start(task: Task) -> None:
-        execution.run(task.pk, execution.Turn(run_id="r", timeout_seconds=60))
+        runner.run(task.pk, runner.RunContext(run_id="r", timeout_seconds=60))
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(move, task) for task in tasks for move in (start, cancel)]:

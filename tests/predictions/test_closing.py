@@ -8,15 +8,16 @@ from django.db import connections
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions import closing, lifecycle, submission
+from predictions import lifecycle, submission
+from predictions.execution.outcomes import Outcome
 from predictions.models import Task
-from predictions.outcomes import Outcome
+from predictions.operations import shutdown
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
 from predictions.recorder import get_recorder
+from predictions.redis.connections import get_redis
 from predictions.submission import PredictionRequest
-from tests import predictors
-from tests.ports import free_port
+from tests.helpers import predictors
+from tests.helpers.ports import free_port
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.predictions.test_worker import StartWorker, status_of
@@ -26,19 +27,19 @@ BODY = {"model_name": "m", "inputs": {}}
 
 def test_what_waits_is_failed_and_its_place_is_free(client: APIClient) -> None:
     ids = [submit(client) for _ in range(5)]
-    assert closing.close_queue() == 5
+    assert shutdown.close_queue() == 5
     for task in Task.objects.all():
         assert (task.pk in ids, task.status, task.error_info) == (True, "failed", "the task queue was closed")
     assert queue.sizes() == queue.Sizes(0, 0)
-    assert closing.close_queue() == 0
+    assert shutdown.close_queue() == 0
 
 
 def test_a_closed_queue_takes_nothing_and_opens_again_by_itself(client: APIClient) -> None:
-    closing.close_queue()
+    shutdown.close_queue()
     refused = client.post("/async/v1/predict", BODY, format="json")
     assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
     assert Task.objects.get().status == "failed"
-    assert 0 < get_redis().ttl(f"{RQ_KEY_PREFIX}:closed:default") <= closing.STAYS_CLOSED_SECONDS
+    assert 0 < get_redis().ttl(f"{RQ_KEY_PREFIX}:closed:default") <= shutdown.STAYS_CLOSED_SECONDS
     get_redis().delete(f"{RQ_KEY_PREFIX}:closed:default")
     assert client.post("/async/v1/predict", BODY, format="json").status_code == 200
 
@@ -49,9 +50,9 @@ def test_a_submission_on_its_way_is_refused_and_on_record() -> None:
     task = submission.new_task(request, Task.Status.PENDING)
     queue.reserve(task.pk)
     lifecycle.create(task)
-    assert closing.close_queue() == 1
+    assert shutdown.close_queue() == 1
     with pytest.raises(queue.QueueClosed):
-        queue.enqueue(task.pk, lambda task_id: None)
+        queue.enqueue(task.pk)
     assert Task.objects.get().error_info == "the task queue was closed"
 
 
@@ -59,7 +60,7 @@ def test_a_prediction_that_was_made_is_written_down(client: APIClient) -> None:
     task = Task.objects.get(pk=submit(client))
     lifecycle.start(task.pk, run_id="a run")
     get_redis().hset(f"{RQ_KEY_PREFIX}:job:{task.pk}", "outcome", Outcome("a run", 1.5, outputs={"kept": True}).text)
-    assert closing.close_queue() == 0
+    assert shutdown.close_queue() == 0
     task.refresh_from_db()
     assert (task.status, task.outputs, task.running_time) == ("succeeded", {"kept": True}, 1.5)
     assert queue.sizes() == queue.Sizes(0, 0)
@@ -69,7 +70,7 @@ def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_qu
     client: APIClient, start_worker: StartWorker
 ) -> None:
     long = submit(client, {"wait": True})
-    running = start_worker(concurrency=2, linger_seconds=4, before_finishing=closing.close_queue)
+    running = start_worker(concurrency=2, linger_seconds=4, before_finishing=shutdown.close_queue)
     until(lambda: predictors.calls)
     running.worker.request_stop(15, None)
     meanwhile = submit(client)
@@ -89,7 +90,7 @@ def test_what_a_worker_cannot_finish_in_time_is_failed_with_the_queue(
 ) -> None:
     """Handed back to a Redis that is about to end it would be lost."""
     task_id = submit(client, {"wait": True})
-    running = start_worker(concurrency=1, shutdown_seconds=0.1, before_finishing=closing.close_queue)
+    running = start_worker(concurrency=1, shutdown_seconds=0.1, before_finishing=shutdown.close_queue)
     until(lambda: predictors.calls)
     running.stop()
     assert Task.objects.get(pk=task_id).error_info == "the task queue was closed"
@@ -103,7 +104,7 @@ def test_many_may_close_at_once(client: APIClient, configured: Callable[..., Non
 
     def close() -> int:
         try:
-            return closing.close_queue()
+            return shutdown.close_queue()
         finally:
             connections.close_all()
 
@@ -128,5 +129,5 @@ def test_a_record_service_that_is_down_does_not_hold_up_the_closing(
 ) -> None:
     ids = [submit(client) for _ in range(20)]
     dead_record_service()
-    assert closing.close_queue() == 20
+    assert shutdown.close_queue() == 20
     assert Task.objects.filter(pk__in=ids, status="failed", unreported=True).count() == 20

@@ -15,16 +15,16 @@ from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
 from config.settings import PLATFORMS
-from predictions import maintenance
 from predictions.models import Task
+from predictions.operations import maintenance
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from tests.pages import UPGRADING
+from predictions.redis.connections import get_redis
+from tests.helpers.pages import UPGRADING
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import ROOT
 from tests.predictions.commands import Shell, listens, move
 from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
-from tests.proxy import Proxy
-from tests.servers import ROOT
 
 OURS = ["doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
 PROCESSES = ["rqworker", "scheduler"]

@@ -9,12 +9,12 @@ import pytest
 
 from predictions.models import Task
 from predictions.queue import queue
-from tests import predictors
 from tests.conftest import RunningWorker
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 from tests.platforms.makers import RUNPOD
 from tests.platforms.stub import Stub, answers, hangs, streams, streams_until_hung_up
 from tests.predictions.commands import Shell
-from tests.proxy import Proxy
 
 GENERATE = "POST /v1/models/llm:predict"
 

@@ -16,7 +16,7 @@ from django.utils.timezone import now
 from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
-from predictions.queue.connections import get_redis
+from predictions.redis.connections import get_redis
 
 LIST = "/admin/predictions/task/"
 IRIS: dict[str, Any] = {"model_name": "iris", "inputs": {}}

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from predictions import counter_files
-from predictions.counter_files import CounterFile, files_to_add_up
+from predictions.telemetry import counter_files
+from predictions.telemetry.counter_files import CounterFile, files_to_add_up
 
 KEY = mmap_key("asked", "asked_total", ["path"], ["/v1/predict"], "Requests.")  # type: ignore[no-untyped-call]
 
@@ -63,7 +63,7 @@ def test_the_files_of_ended_processes_become_one(counts: Callable[..., CounterFi
 
 def test_processes_that_start_and_end_leave_no_files_behind(tmp_path: Path) -> None:
     program = (
-        "import django; django.setup(); from predictions import counters;"
+        "import django; django.setup(); from predictions.telemetry import counters;"
         "counters.begin_at_zero(platform='k8s', routes=['/v1/predict']); counters.task_finished('m', 'succeeded')"
     )
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "config.settings"}

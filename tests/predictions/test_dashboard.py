@@ -14,12 +14,12 @@ from django.test import Client
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
-from predictions import figures, tally
 from predictions.models import EndedCount, Task
+from predictions.operations import rollups, statistics
 from predictions.queue import queue
 from predictions.templatetags.agent import seconds
 from tests.conftest import new_worker
-from tests.proxy import Proxy
+from tests.helpers.proxy import Proxy
 
 IRIS: dict[str, Any] = {"model_name": "iris", "inputs": {}}
 
@@ -62,7 +62,7 @@ def test_what_ended_is_counted_by_minute_and_by_hour() -> None:
     ended(2, ago=7200, status="canceled")
     ended(5, ago=100_000)  # more than a day ago
     ended(5, agent="another")
-    hour, day = figures.ended_lately()
+    hour, day = statistics.ended_lately()
     assert (hour.total, hour.failed, hour.failed_percent, len(hour.starts)) == (4, 1, 25, 60)
     assert (day.total, day.failed, len(day.starts)) == (6, 1, 24)
     assert hour.counts["succeeded"].index(3) in (58, 59)
@@ -75,14 +75,14 @@ def test_minutes_that_are_over_are_counted_once_and_for_all() -> None:
     ended(2, ago=5 * 3600)
     ended(4, ago=1)
     ended(5, ago=300, agent="another")
-    untallied = figures.ended_lately()
+    untallied = statistics.ended_lately()
     for new in (3, 0):
         cache.clear()
-        assert tally.count_ended() == new
-        assert figures.ended_lately() == untallied
+        assert rollups.count_ended() == new
+        assert statistics.ended_lately() == untallied
     Task.objects.all().delete()  # as a purge does
     cache.clear()
-    hour, day = figures.ended_lately()
+    hour, day = statistics.ended_lately()
     assert (hour.total, hour.failed, day.total) == (4, 1, 6)
 
 
@@ -90,10 +90,10 @@ def test_a_tally_goes_on_where_the_last_one_ended_and_forgets_what_is_old() -> N
     ended(1, ago=3 * 3600)
     EndedCount.objects.create(agent="default", minute=now() - timedelta(days=3), status="failed", count=9)
     EndedCount.objects.create(agent="another", minute=now() - timedelta(days=3), status="failed", count=9)
-    assert tally.count_ended() == 1
+    assert rollups.count_ended() == 1
     ended(2, ago=3600)
     ended(7, ago=4 * 3600)  # too late: that minute is over
-    assert tally.count_ended() == 1
+    assert rollups.count_ended() == 1
     counts = EndedCount.objects.order_by("minute").values_list("agent", "count")
     assert list(counts) == [("another", 9), ("default", 1), ("default", 2)]
 
@@ -103,12 +103,12 @@ def test_several_tallies_at_once_count_nothing_twice() -> None:
     with ThreadPoolExecutor(4) as tallies:
         for count in [tallies.submit(_count) for _ in range(8)]:
             count.result()
-    assert figures.ended_lately()[0].total == 50
+    assert statistics.ended_lately()[0].total == 50
 
 
 def _count() -> None:
     try:
-        tally.count_ended()
+        rollups.count_ended()
     finally:
         connections.close_all()
 
@@ -117,7 +117,7 @@ def test_percentiles_are_told_for_each_model_and_platform() -> None:
     for number in range(1, 101):
         ended(1, run=number, wait=number / 10)
     ended(1, model_name="fox", platform="kserve", status="failed")
-    iris, fox = figures.by_model()
+    iris, fox = statistics.by_model()
     assert (iris.model_name, iris.platform, iris.ended, iris.failed_percent) == ("iris", "local", 100, 0)
     assert iris.run_time.p50 == pytest.approx(50.5)
     assert iris.run_time.p90 == pytest.approx(90.1)
@@ -129,7 +129,7 @@ def test_percentiles_are_told_for_each_model_and_platform() -> None:
 def test_percentiles_are_those_of_the_latest_2000_tasks() -> None:
     ended(2000, run=1.0)
     ended(500, run=60.0, ago=3600)
-    (iris,) = figures.by_model()
+    (iris,) = statistics.by_model()
     assert (iris.ended, iris.run_time.p99) == (2000, 1.0)
 
 

@@ -17,25 +17,25 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from platforms import Health, Level
 from platforms.health import ok, warning
-from predictions.diagnosis import Finding, checks, database, diagnose, words, worst
-from predictions.diagnosis.queueing import judged
-from predictions.diagnosis.words import because, full_stop
 from predictions.models import Task
+from predictions.operations.diagnosis import Finding, checks, database, diagnose, formatting, worst
+from predictions.operations.diagnosis.formatting import because, full_stop
+from predictions.operations.diagnosis.queueing import judged
 from predictions.queue import queue
-from predictions.queue.connections import forget_connections, get_redis
 from predictions.queue.overview import overview
 from predictions.queue.scheduler import Scheduler
-from predictions.queue.server import Server, server
 from predictions.recorder import get_recorder
-from tests import environment, predictors
+from predictions.redis.connections import forget_connections, get_redis
+from predictions.redis.server import Server, server
 from tests.conftest import RunningWorker, one_redis
+from tests.helpers import environment, predictors
+from tests.helpers.proxy import Proxy
+from tests.helpers.redis_servers import RedisServer
 from tests.platforms.stub import Stub, answers, closed_port, says
 from tests.predictions.commands import Shell
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
 from tests.predictions.test_maintenance import task
-from tests.proxy import Proxy
-from tests.redis_servers import RedisServer
 
 LIVE = "GET /live"
 DOCTOR = "GET /task/doctor"
@@ -106,7 +106,7 @@ def redis_config() -> Iterator[Callable[..., None]]:
 def test_a_healthy_deployment_is_ok_throughout(shell: Shell, deployment: None) -> None:
     said = shell("doctor", "--json")
     findings = said.json["findings"]
-    assert [(finding["part"], finding["level"], finding["mend"]) for finding in findings] == [
+    assert [(finding["part"], finding["level"], finding["hint"]) for finding in findings] == [
         (part, "ok", "") for part in checks()
     ], findings
     assert (said.code, said.json["level"]) == (0, "ok")
@@ -128,7 +128,7 @@ def test_a_problem_ends_it_with_1(shell: Shell, redis_proxy: Proxy) -> None:
     assert (said.code, said.json["level"]) == (1, "problem")
     redis = [finding for finding in said.json["findings"] if finding["part"] == "redis"]
     assert [finding["level"] for finding in redis] == ["problem"]
-    assert "REDIS_ADDRESS" in redis[0]["mend"]
+    assert "REDIS_ADDRESS" in redis[0]["hint"]
     assert {finding["part"] for finding in said.json["findings"]} == set(checks())
 
 
@@ -182,7 +182,7 @@ def test_a_check_that_fails_itself_is_a_problem_and_not_the_end() -> None:
 
     findings = list(diagnose({"broken": broken, "well": lambda: [warning("hm", "do")]}))
     assert [finding.level for finding in findings] == ["problem", "warning"]
-    assert "KeyError: 'surprise'" in findings[0].says
+    assert "KeyError: 'surprise'" in findings[0].message
     assert (worst(findings), worst([])) == (Level.PROBLEM, Level.OK)
 
 
@@ -192,13 +192,13 @@ def test_a_check_that_fails_itself_is_a_problem_and_not_the_end() -> None:
 def test_what_the_system_checks_find_is_told_with_its_hint(configured: Callable[..., None]) -> None:
     configured(TASK_TYPE_NAME="a b")
     finding = worst_of("settings")
-    assert (finding.level, "(agent.E004)" in finding.says) == (Level.PROBLEM, True)
-    assert finding.mend == "Use letters, digits, '-', '_' and '.' only."
+    assert (finding.level, "(agent.E004)" in finding.message) == (Level.PROBLEM, True)
+    assert finding.hint == "Use letters, digits, '-', '_' and '.' only."
 
 
 def test_in_production_djangos_deployment_checks_are_among_the_findings(configured: Callable[..., None]) -> None:
     def of_django() -> bool:
-        return any("(security.W" in finding.says for finding in found("settings"))
+        return any("(security.W" in finding.message for finding in found("settings"))
 
     assert not of_django()
     configured(PRODUCTION=True)
@@ -207,8 +207,8 @@ def test_in_production_djangos_deployment_checks_are_among_the_findings(configur
 
 def test_a_database_that_is_away(no_database: None) -> None:
     (finding,) = found("database")
-    assert (finding.level, "cannot be reached: " in finding.says) == (Level.PROBLEM, True)
-    assert "DATABASE_URL" in finding.mend
+    assert (finding.level, "cannot be reached: " in finding.message) == (Level.PROBLEM, True)
+    assert "DATABASE_URL" in finding.hint
 
 
 def test_migrations_that_are_missing() -> None:
@@ -218,8 +218,8 @@ def test_migrations_that_are_missing() -> None:
         finding = worst_of("database")
     finally:
         recorder.record_applied("sessions", "0001_initial")
-    assert (finding.level, finding.mend) == (Level.PROBLEM, "Run `manage.py migrate`.")
-    assert "1 migrations are not applied, from sessions.0001_initial on" in finding.says
+    assert (finding.level, finding.hint) == (Level.PROBLEM, "Run `manage.py migrate`.")
+    assert "1 migrations are not applied, from sessions.0001_initial on" in finding.message
 
 
 def test_a_database_that_takes_no_writes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_a_database_that_takes_no_writes(monkeypatch: pytest.MonkeyPatch) -> Non
         else:
             patch.setitem(options, "options", "-c default_transaction_read_only=on")
         finding = worst_of("database")
-    assert (finding.level, "cannot be written to: " in finding.says) == (Level.PROBLEM, True)
+    assert (finding.level, "cannot be written to: " in finding.message) == (Level.PROBLEM, True)
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite counts no connections")
@@ -238,7 +238,7 @@ def test_a_database_with_few_connections_left_is_warned_of(monkeypatch: pytest.M
     assert worst_of("database").level is Level.OK
     monkeypatch.setattr(database, "CROWDED", 0.0)
     finding = worst_of("database")
-    assert (finding.level, "connections are used" in finding.says) == (Level.WARNING, True)
+    assert (finding.level, "connections are used" in finding.message) == (Level.WARNING, True)
 
 
 @pytest.mark.parametrize(
@@ -252,16 +252,16 @@ def test_a_disk_that_is_nearly_full_is_warned_of(
     part: str, configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     configured(MEDIA_ROOT=str(tmp_path))
-    monkeypatch.setattr(words, "SHORT_SHARE", 0.0)
+    monkeypatch.setattr(formatting, "SHORT_SHARE", 0.0)
     for short_bytes, level in ((0, Level.OK), (2**60, Level.WARNING)):
-        monkeypatch.setattr(words, "SHORT_BYTES", short_bytes)
+        monkeypatch.setattr(formatting, "SHORT_BYTES", short_bytes)
         finding = worst_of(part)
-        assert (finding.level, "MiB left" in finding.says) == (level, level is Level.WARNING)
+        assert (finding.level, "MiB left" in finding.message) == (level, level is Level.WARNING)
 
 
 def test_sqlite_in_production_is_warned_of(configured: Callable[..., None]) -> None:
     configured(PRODUCTION=True)
-    warned = any("SQLite in production" in finding.says for finding in found("database"))
+    warned = any("SQLite in production" in finding.message for finding in found("database"))
     assert warned == (connection.vendor == "sqlite")
 
 
@@ -291,7 +291,7 @@ def well(**changes: Any) -> Server:
 
 
 @pytest.mark.parametrize(
-    ("changes", "level", "mend"),
+    ("changes", "level", "hint"),
     [
         ({}, "ok", ""),
         ({"version": "6.0.16"}, "problem", "6.2"),
@@ -310,11 +310,11 @@ def well(**changes: Any) -> Server:
     ],
 )
 def test_what_a_queue_makes_of_a_redis(
-    configured: Callable[..., None], changes: dict[str, Any], level: str, mend: str
+    configured: Callable[..., None], changes: dict[str, Any], level: str, hint: str
 ) -> None:
     configured(REDIS_CLUSTER_MODE=False)
     last = list(judged(well(**changes)))[-1]
-    assert (last.level, mend in last.mend) == (level, True)
+    assert (last.level, hint in last.hint) == (level, True)
 
 
 def test_a_cluster_that_is_meant_to_be_one_is_well(configured: Callable[..., None]) -> None:
@@ -355,7 +355,7 @@ def test_tasks_that_wait_while_nobody_works_are_a_problem(client: APIClient) -> 
     assert worst_of("workers").level is Level.WARNING
     submit(client)
     finding = found("workers")[0]
-    assert (finding.level, "1 tasks wait" in finding.says) == (Level.PROBLEM, True)
+    assert (finding.level, "1 tasks wait" in finding.message) == (Level.PROBLEM, True)
 
 
 def test_a_worker_that_fell_silent_is_told(deployment: None) -> None:
@@ -364,13 +364,13 @@ def test_a_worker_that_fell_silent_is_told(deployment: None) -> None:
     get_redis().sadd(f"{RQ_KEY_PREFIX}:workers:default", gone)
     alive, silent = found("workers")
     assert alive.level is Level.OK
-    assert "1 alive, 0 of 8 slots busy" in alive.says
-    assert (silent.level, "gone on pod-7 has been silent for 10 min" in silent.says) == (Level.WARNING, True)
+    assert "1 alive, 0 of 8 slots busy" in alive.message
+    assert (silent.level, "gone on pod-7 has been silent for 10 min" in silent.message) == (Level.WARNING, True)
 
 
 def test_a_missing_scheduler_is_told(deployment: None) -> None:
     get_redis().delete(f"{RQ_KEY_PREFIX}:cron_schedulers")
-    assert worst_of("workers").mend == "Start `manage.py scheduler`."
+    assert worst_of("workers").hint == "Start `manage.py scheduler`."
 
 
 def test_a_full_queue_and_archived_jobs_are_told(client: APIClient, configured: Callable[..., None]) -> None:
@@ -378,24 +378,24 @@ def test_a_full_queue_and_archived_jobs_are_told(client: APIClient, configured: 
     submit(client)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", {"x": 9e12})
     well_, full, archived = found("queue")
-    assert well_.says == "1 of 1 wait, 0 run in workers"
-    assert ("429" in full.says, "sweep_archive" in archived.mend) == (True, True)
+    assert well_.message == "1 of 1 wait, 0 run in workers"
+    assert ("429" in full.message, "sweep_archive" in archived.hint) == (True, True)
 
 
 def test_jobs_of_the_scheduler_that_failed_are_told_until_they_lapse() -> None:
     registry = f"{RQ_KEY_PREFIX}:failed:{django_settings.MAINTENANCE_QUEUE}"
     get_redis().zadd(registry, {"lapsed": time.time() - 1, "one": 9e12, "two": 9e12})
     finding = worst_of("queue")
-    assert (finding.level, finding.says) == (Level.WARNING, "2 maintenance jobs failed in the last 12 hours")
+    assert (finding.level, finding.message) == (Level.WARNING, "2 maintenance jobs failed in the last 12 hours")
 
 
 def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None:
     task("pending", 7200)
-    assert worst_of("queue").mend == "`manage.py init_check` settles what was lost."
+    assert worst_of("queue").hint == "`manage.py init_check` settles what was lost."
     Task.objects.update(created_at=now() - timedelta(hours=2))
     submit(client)
     finding = worst_of("queue")
-    assert ("has waited 2 h" in finding.says, finding.mend) == (True, "Start more workers.")
+    assert ("has waited 2 h" in finding.message, finding.hint) == (True, "Start more workers.")
 
 
 # --- the services
@@ -423,14 +423,14 @@ def test_a_record_service_that_is_away_and_what_it_has_not_heard(record_service:
     task("succeeded", 5, unreported=True)
     away, unheard = found("record service")
     assert (away.level, unheard.level) == (Level.PROBLEM, Level.WARNING)
-    assert "1 ended tasks" in unheard.says
+    assert "1 ended tasks" in unheard.message
 
 
 def test_a_storage_that_takes_no_file(configured: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "media").write_text("a file where the directory should be")
     configured(MEDIA_ROOT=str(tmp_path / "media"))
     finding = worst_of("storage")
-    assert (finding.level, "MEDIA_ROOT" in finding.mend) == (Level.PROBLEM, True)
+    assert (finding.level, "MEDIA_ROOT" in finding.hint) == (Level.PROBLEM, True)
 
 
 def test_the_storage_is_left_as_it_was(configured: Callable[..., None], tmp_path: Path) -> None:
@@ -449,8 +449,8 @@ def test_the_storage_is_left_as_it_was(configured: Callable[..., None], tmp_path
 def test_an_upload_address_is_asked_as_models_would(kserve: Stub, step: Any, says_: str) -> None:
     kserve.script(LIVE, step)
     (finding,) = found("upload address")
-    assert (finding.level, says_ in finding.says) == (Level.WARNING, True)
-    assert "UPLOAD_WEBHOOK_ADDRESS" in finding.mend
+    assert (finding.level, says_ in finding.message) == (Level.WARNING, True)
+    assert "UPLOAD_WEBHOOK_ADDRESS" in finding.hint
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_the_platform_is_asked_about_the_model(shell: Shell, kserve: Stub, deplo
     kserve.script(LIVE, answers({"message": "API OK"}))
     asked = shell("doctor", "--model", "iris", "--json")
     (finding,) = [finding for finding in asked.json["findings"] if finding["part"] == "platform"]
-    assert (asked.code, finding["level"], "iris is ready" in finding["says"]) == (0, "ok", True)
+    assert (asked.code, finding["level"], "iris is ready" in finding["message"]) == (0, "ok", True)
 
 
 def test_without_a_model_the_platform_is_asked_about_the_one_of_the_settings(
@@ -483,8 +483,8 @@ def test_a_model_that_the_ingress_does_not_know_is_told_with_its_host(shell: She
     finding = worst_of("platform", "roses")
     host = "roses.default.example.com"
     assert finding.level is Level.PROBLEM
-    assert finding.says == f"the ingress at {kserve.address} knows no roses under the host {host}"
-    assert "KSERVE_HOST_TEMPLATE" in finding.mend
+    assert finding.message == f"the ingress at {kserve.address} knows no roses under the host {host}"
+    assert "KSERVE_HOST_TEMPLATE" in finding.hint
     assert kserve.calls("GET /v1/models/roses")[0].headers["host"] == host
     assert shell("doctor", "--model", "roses").code == 1
 
@@ -492,7 +492,7 @@ def test_a_model_that_the_ingress_does_not_know_is_told_with_its_host(shell: She
 def test_a_platform_that_is_away(kserve: Stub) -> None:
     kserve.close()
     finding = worst_of("platform")
-    assert (finding.level, "could not be reached (" in finding.says) == (Level.PROBLEM, True)
+    assert (finding.level, "could not be reached (" in finding.message) == (Level.PROBLEM, True)
 
 
 def test_a_predictor_that_cannot_be_imported(configured: Callable[..., None], settings: Any) -> None:
@@ -500,7 +500,7 @@ def test_a_predictor_that_cannot_be_imported(configured: Callable[..., None], se
     local = (path, {**arguments, "predictor": "no.such.module:predict"})
     configured(PLATFORMS={**settings.PLATFORMS, "local": local})
     finding = worst_of("platform")
-    assert (finding.level, "No module named" in finding.says) == (Level.PROBLEM, True)
+    assert (finding.level, "No module named" in finding.message) == (Level.PROBLEM, True)
 
 
 def test_a_cause_in_brackets_comes_before_the_full_stop() -> None:

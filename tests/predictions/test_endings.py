@@ -10,13 +10,13 @@ from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.queue import queue
-from predictions.queue.bookkeeping import Bookkeeping
-from predictions.queue.connections import get_redis
-from predictions.queue.runs import Ending, Run
-from predictions.queue.worker import ThreadWorker
+from predictions.redis.connections import get_redis
+from predictions.worker.bookkeeping import Bookkeeping
+from predictions.worker.runs import Ending, Run
+from predictions.worker.worker import ThreadWorker
 from tests.conftest import new_worker
+from tests.helpers.proxy import Proxy
 from tests.predictions.test_async import submit
-from tests.proxy import Proxy
 
 
 def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:

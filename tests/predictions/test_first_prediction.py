@@ -12,7 +12,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from config.settings import PLATFORMS
-from tests.pages import README
+from tests.helpers.pages import README
 from tests.predictions.test_cancel import until
 
 SECTION = README.partition("## First prediction\n")[2].partition("\n## ")[0]

@@ -14,16 +14,17 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from config.settings import PLATFORMS
 from platforms import Call, StopReason
-from predictions import inflight, maintenance
-from predictions.inflight import in_flight
+from predictions.execution import inflight
+from predictions.execution.inflight import in_flight
 from predictions.models import Task
+from predictions.operations import maintenance
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from tests import predictors
+from predictions.redis.connections import get_redis
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 from tests.platforms.stub import Stub, streams
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
 
 
 def new_call(timeout_seconds: float = 60) -> Call:

@@ -12,18 +12,19 @@ from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
-from predictions import execution, jobs, lifecycle
+from predictions import lifecycle
+from predictions.execution import runner
 from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.bookkeeping import MOST_LOSSES, Bookkeeping
-from predictions.queue.connections import get_redis
-from predictions.queue.runs import Ending, Run
 from predictions.queue.worker_scripts import FAR_SECONDS
-from tests import predictors
+from predictions.redis.connections import get_redis
+from predictions.worker.bookkeeping import MOST_LOSSES, Bookkeeping
+from predictions.worker.runs import Ending, Run
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
 
 WIP, TICK = f"{RQ_KEY_PREFIX}:wip:default", f"{RQ_KEY_PREFIX}:tick:default"
 
@@ -200,7 +201,7 @@ def test_a_job_that_exists_twice_runs_once(client: APIClient, work: Callable[...
     (run,) = claim()
     begin(run)
     get_redis().flushall()
-    queue.enqueue(task_id, jobs.run_prediction)
+    queue.enqueue(task_id)
     work()
     assert predictors.calls == []
     task = Task.objects.get()
@@ -223,7 +224,7 @@ def test_a_run_that_was_handed_back_is_followed_as_the_same_attempt(
 def test_a_late_write_of_an_older_run_is_refused(client: APIClient) -> None:
     task_id = submit(client, {"wait": True})
     older = threading.Thread(
-        target=execution.run, args=(task_id, execution.Turn(run_id="old", timeout_seconds=60)), daemon=True
+        target=runner.run, args=(task_id, runner.RunContext(run_id="old", timeout_seconds=60)), daemon=True
     )
     older.start()
     until(lambda: predictors.calls)
@@ -268,7 +269,7 @@ def test_an_outcome_of_a_run_that_was_shut_out_does_not_keep_the_task_from_runni
 def test_a_job_that_has_ended_is_not_queued_again(client: APIClient, work: Callable[..., Any]) -> None:
     task_id = submit(client)
     work()
-    assert queue.enqueue(task_id, jobs.run_prediction) is False
+    assert queue.enqueue(task_id) is False
     assert queue.sizes() == queue.Sizes(0, 0)
     assert len(predictors.calls) == 1
 

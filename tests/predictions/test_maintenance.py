@@ -19,16 +19,18 @@ from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
 from config.settings import PLATFORMS
-from predictions import jobs, maintenance
+from predictions import jobs
 from predictions.models import Task
+from predictions.operations import maintenance
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from tests import predictors
+from predictions.queue.scheduler import Scheduler, enqueue_once
+from predictions.redis.connections import get_redis
 from tests.conftest import new_worker
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 from tests.platforms.stub import Stub, answers, closed_port
 from tests.predictions.commands import Shell
 from tests.predictions.test_async import submit
-from tests.proxy import Proxy
 
 
 def run(command: str) -> str:
@@ -148,7 +150,7 @@ def test_accepted_tasks_that_redis_lost_are_queued_again_and_run_once(
     get_redis().flushall()
     work()
     assert [statuses()[task_id] for task_id in lost] == ["pending"] * 3
-    queue.enqueue(done, jobs.run_prediction)  # what a failover may bring back: Redis forgot that it had ended
+    queue.enqueue(done)  # what a failover may bring back: Redis forgot that it had ended
     assert run("init_check") == "Init check: 3 enqueued again.\n"
     work()
     assert statuses() == dict.fromkeys([done, *lost], "succeeded")
@@ -231,12 +233,10 @@ def test_the_purge_deletes_what_ended_long_ago(configured: Callable[..., None]) 
 
 
 def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[..., Any]) -> None:
-    from predictions.queue.scheduler import Scheduler
-
     old = task("running", 400)
     for _ in range(2):
         scheduler = Scheduler()
-        scheduler.every(1800, maintenance.init_check_job)
+        scheduler.every(1800, jobs.init_check)
         scheduler.enqueue_jobs()
     assert get_redis().llen(f"{RQ_KEY_PREFIX}:queue:default-maintenance") == 1
     assert queue.sizes().waiting == 0
@@ -245,26 +245,25 @@ def test_the_scheduler_queues_each_job_once_however_many_run(work: Callable[...,
     assert predictors.calls == []
 
 
-@pytest.mark.parametrize("name", ["init_check_job", "sweep_archive_job", "purge_tasks_job", "tally_job"])
+@pytest.mark.parametrize("name", ["init_check", "sweep_archive", "purge_tasks", "count_ended"])
 def test_a_check_of_the_schedulers_that_meets_an_outage_leaves_no_failed_job(
     work: Callable[..., Any], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next one comes when its interval is over; what failed would stand in a registry that no sweep looks at."""
-    from predictions.queue.scheduler import enqueue_once
 
     def no_database(*args: object) -> None:
         raise OperationalError("the server closed the connection")
 
     task("running", 400)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", {Task.objects.get().pk: 9e12})
-    enqueue_once(getattr(maintenance, name), turn_seconds=60)
+    enqueue_once(getattr(jobs, name), turn_seconds=60)
     worker = new_worker()
     (run_of_it,), _ = worker._books.claim("default-maintenance", 1)
     with connection.execute_wrapper(no_database), caplog.at_level("WARNING"):
         worker._runs[run_of_it.execution_id] = run_of_it
         worker._perform(run_of_it)
     assert queue.failed_maintenance() == 0
-    assert name == "sweep_archive_job" or "was not done, and is due again" in caplog.text
+    assert name == "sweep_archive" or "was not done, and is due again" in caplog.text
     work()
     assert statuses() == {Task.objects.get().pk: "running"}
 
@@ -272,13 +271,11 @@ def test_a_check_of_the_schedulers_that_meets_an_outage_leaves_no_failed_job(
 def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from predictions.queue.scheduler import enqueue_once
-
     def fall() -> None:
         raise RuntimeError("nobody foresaw this")
 
     monkeypatch.setattr(maintenance, "init_check", fall)
-    enqueue_once(maintenance.init_check_job, turn_seconds=60)
+    enqueue_once(jobs.init_check, turn_seconds=60)
     work()
     assert queue.failed_maintenance() == 1
     run("sweep_archive")
@@ -289,6 +286,13 @@ def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     assert queue.failed_maintenance() == 0
     run("sweep_archive")
     assert not get_redis().exists(registry)
+
+
+def test_a_check_that_release_0_1_queued_still_runs(work: Callable[..., Any]) -> None:
+    old = task("running", 400)
+    enqueue_once("predictions.maintenance.init_check_job", turn_seconds=60)
+    work()
+    assert statuses() == {old.pk: "failed"}
 
 
 @pytest.fixture
@@ -306,9 +310,9 @@ def test_the_scheduler_queues_the_checks_the_purge_and_the_counts_each_in_its_in
     shell: Shell, configured: Callable[..., None], periodic_check: bool
 ) -> None:
     """A job's id names the interval for which it is queued."""
-    minutes = {"purge_tasks_job": 60, "tally_job": 1}
+    minutes = {"purge_tasks": 60, "count_ended": 1}
     if periodic_check:
-        minutes |= {"init_check_job": 5, "sweep_archive_job": 30}
+        minutes |= {"init_check": 5, "sweep_archive": 30}
     configured(ENABLE_PERIODIC_CHECK=periodic_check)
     queued = f"{RQ_KEY_PREFIX}:queue:default-maintenance"
     began_at = time.time()

@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rest_framework.test import APIClient
 
-from predictions import counters
 from predictions.models import Task
 from predictions.queue import queue
+from predictions.telemetry import counters
 from tests.conftest import new_worker
-from tests.proxy import Proxy
+from tests.helpers.proxy import Proxy
 
 NAMES = {
     "http_requests_total",

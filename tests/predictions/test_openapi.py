@@ -17,7 +17,7 @@ from predictions.api.serializers import task_object
 from predictions.models import Task
 from predictions.submission import PredictionRequest
 from predictions.uploads import upload_address
-from tests.document import KEYS, OPERATIONS, Operation, operation
+from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
 from tests.platforms.stub import Stub, streams
 from tests.test_docs import routes
 

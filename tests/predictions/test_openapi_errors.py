@@ -13,9 +13,9 @@ from predictions import submission
 from predictions.api.openapi import TASK_ID
 from predictions.models import Task
 from predictions.uploads import upload_address
-from tests.document import KEYS, OPERATIONS, Operation, operation
+from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
+from tests.helpers.proxy import Proxy
 from tests.platforms.stub import Step, Stub, Visit, answers, hangs
-from tests.proxy import Proxy
 
 ANY_MODEL = ("POST /v1/models/iris:predict", "POST /v1/models/writer:predict", "GET /v1/docs/iris")
 

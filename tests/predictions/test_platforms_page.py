@@ -11,13 +11,13 @@ import pytest
 from rest_framework.test import APIClient
 
 from predictions.models import Task
-from tests.pages import table, word
+from tests.helpers.pages import table, word
+from tests.helpers.servers import ROOT
 from tests.platforms import makers
 from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says
 from tests.platforms.test_settings import check
 from tests.predictions.test_async import submit
 from tests.predictions.test_sync import predict
-from tests.servers import ROOT
 from tests.test_docs import SETTINGS
 
 PREDICT = "POST /v1/models/iris:predict"

@@ -10,7 +10,7 @@ from django.test import Client
 
 from predictions.models import Task
 from predictions.queue import queue
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 
 TRY = "/admin/agent/try"
 BODY: dict[str, Any] = {"model_name": "iris", "inputs": {"n": 1}}

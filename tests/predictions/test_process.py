@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from predictions import process
-from predictions.process import Look, busy_seconds, choose
+from predictions.server import process
+from predictions.server.process import Look, busy_seconds, choose
 
 STAT = """\
 cpu  300 0 100 900 50 0 10 5 7 0

@@ -10,8 +10,8 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from tests import predictors
+from predictions.redis.connections import get_redis
+from tests.helpers import predictors
 from tests.predictions.test_async import submit
 
 

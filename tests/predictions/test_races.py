@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions import lifecycle, maintenance, submission
-from predictions.execution import TaskCanceled
+from predictions import lifecycle, submission
+from predictions.execution.runner import TaskCanceled
 from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
+from predictions.operations import maintenance
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from predictions.queue.queue import QueueUnavailable
-from tests.factories import TaskFactory
+from predictions.redis.connections import get_redis
+from predictions.redis.errors import QueueUnavailable
+from tests.helpers.factories import TaskFactory
 from tests.predictions.actors import PLATFORM, Actor, Order, request
 
 

@@ -9,10 +9,10 @@ import pytest
 import redis
 from django.core.checks import run_checks
 
-from predictions.queue.connections import MasterConnection, forget_connections, get_redis, is_lost
-from predictions.queue.masters import Address, ElectedMaster, View, parse_address
+from predictions.redis.connections import MasterConnection, forget_connections, get_redis, is_lost
+from predictions.redis.topology import Address, ElectedMaster, View, parse_address
 from tests.conftest import one_redis
-from tests.redis_servers import HOST, RedisServer, Security, until
+from tests.helpers.redis_servers import HOST, RedisServer, Security, until
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_after_a_silence_the_master_is_asked_for_again(pair: Pair, monkeypatch: 
     found = witnesses.address()
     assert witnesses.is_current(found)
     assert witnesses.asked == [A]
-    monkeypatch.setattr("predictions.queue.masters.IDLE_SECONDS", -1)
+    monkeypatch.setattr("predictions.redis.topology.IDLE_SECONDS", -1)
     witnesses.says[A] = None
     assert witnesses.is_current(found)  # nobody tells otherwise
     moved = RedisServer(pair[0].directory / "elsewhere")
@@ -295,7 +295,7 @@ def test_keys_that_would_be_spread_over_a_cluster_are_refused(
     configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for prefix, refused in (("rq", True), ("{}rq", True), ("{agents}:rq", False)):
-        monkeypatch.setattr("predictions.queue.checks.RQ_KEY_PREFIX", prefix)
+        monkeypatch.setattr("predictions.redis.checks.RQ_KEY_PREFIX", prefix)
         configured(REDIS_CLUSTER_MODE=True, REDIS_SENTINELS=[], REDIS_ADDRESS="a")
         assert ("agent.E045" in {message.id for message in run_checks()}) is refused
 

@@ -9,11 +9,12 @@ from django.core.checks import run_checks
 from rest_framework.test import APIClient
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions import execution, lifecycle, maintenance, submission
+from predictions import jobs, lifecycle, submission
+from predictions.execution import runner
 from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
-from predictions.queue.connections import get_redis
 from predictions.queue.scheduler import Scheduler
+from predictions.redis.connections import get_redis
 from tests.conftest import new_worker
 from tests.platforms.stub import Stub, answers
 from tests.predictions.test_async import submit
@@ -23,7 +24,7 @@ def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..
     for name in ("one", "two"):
         configured(TASK_TYPE_NAME=name, MAINTENANCE_QUEUE=f"{name}-maintenance")
         scheduler = Scheduler()
-        scheduler.every(1800, maintenance.sweep_archive_job)
+        scheduler.every(1800, jobs.sweep_archive)
         scheduler.enqueue_jobs()
     assert (
         get_redis().llen(f"{RQ_KEY_PREFIX}:queue:one-maintenance")
@@ -70,7 +71,7 @@ def test_a_task_that_lost_two_workers_says_that_it_was_tried_twice(client: APICl
     task_id = submit(client)
     lifecycle.start(task_id, run_id="first")
     lifecycle.start(task_id, run_id="second", lost=["first"])
-    execution.run(task_id, execution.Turn(run_id="third", timeout_seconds=9, lost=["first", "second"]))
+    runner.run(task_id, runner.RunContext(run_id="third", timeout_seconds=9, lost=["first", "second"]))
     task = Task.objects.get()
     assert (task.status, task.attempt, task.error_info) == ("failed", 2, "its worker was lost 2 times")
 
@@ -151,7 +152,7 @@ def test_the_platforms_job_is_canceled_though_nobody_waits_for_it(
     task_id = submit(client)
     Task.objects.update(status="running" if how == "given up" else "pending", attempt=1, upstream_id="up-1")
     if how == "given up":
-        execution.give_up(task_id, "lost")
+        runner.give_up(task_id, "lost")
     elif how == "canceled while it is queued again":
         assert client.post(f"/cancel/{task_id}").status_code == 200
     elif how == "deleted with all that waits":

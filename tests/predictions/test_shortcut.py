@@ -14,7 +14,7 @@ from django.urls import resolve
 from predictions.api.authentication import StaffSession
 from predictions.api.shortcut import ID, ROUTES, ShortcutHandler
 from predictions.models import new_task_id
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 
 SHORTCUT = "predictions.api.shortcut.ShortcutMiddleware"
 PREDICTIONS = [route for route in ROUTES if not route.endswith(ID)]

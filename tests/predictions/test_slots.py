@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from predictions.queue.runs import Run
-from predictions.queue.slots import Slots
+from predictions.worker.runs import Run
+from predictions.worker.slots import Slots
 
 
 def new_run(number: int) -> Run:

@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, Phase, strategies
 from hypothesis import settings as profile
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from predictions import inflight, jobs, lifecycle, maintenance, submission
+from predictions import jobs, lifecycle, submission
+from predictions.execution import inflight
 from predictions.models import Task
+from predictions.operations import maintenance
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from predictions.queue.runs import Run
-from predictions.queue.worker import ThreadWorker
+from predictions.redis.connections import get_redis
+from predictions.worker.runs import Run
+from predictions.worker.worker import ThreadWorker
 from tests.conftest import new_worker
 from tests.predictions.actors import PLATFORM, Actor, Order, Staged, request
 from tests.predictions.referee import SAID, Referee, View, key, look

@@ -7,7 +7,7 @@ from django.utils.timezone import now
 
 from predictions import statements
 from predictions.models import Task
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from predictions.database import bound_answers
 from predictions.database.prepared import PreparedCursor, _named
 from predictions.database.together import Together
 from predictions.models import Task
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 from tests.predictions.test_cancel import until
 
 pytestmark = [

@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from predictions.models import Task
-from tests import predictors
-from tests.proxy import Proxy
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 
 INPUTS = {"x": [1, 2, 3]}
 
@@ -99,7 +99,7 @@ def test_a_prediction_that_takes_too_long_is_a_timeout(client: APIClient, config
 
 
 def _local_platform(timeout_seconds: float) -> dict[str, Any]:
-    arguments = {"predictor": "tests.predictors:predict", "timeout_seconds": timeout_seconds}
+    arguments = {"predictor": "tests.helpers.predictors:predict", "timeout_seconds": timeout_seconds}
     return {"local": ("platforms.local.Local", arguments)}
 
 

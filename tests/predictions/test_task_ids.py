@@ -8,9 +8,9 @@ from django.db import OperationalError, connection
 from rest_framework.test import APIClient
 
 from predictions.models import Task
+from tests.helpers.proxy import Proxy
 from tests.predictions.test_async import submit
 from tests.predictions.test_sync import predict
-from tests.proxy import Proxy
 
 
 def the_task() -> str:

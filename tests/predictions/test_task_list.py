@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils.timezone import now
 
-from predictions.admin_list import PAGES
+from predictions.admin.task_list import PAGES
 from predictions.models import Task
 from predictions.templatetags.task_dates import finer
 

@@ -8,14 +8,15 @@ import pytest
 from django.db import OperationalError, connection
 from rest_framework.test import APIClient
 
-from predictions import execution, jobs, lifecycle
+from predictions import jobs, lifecycle
+from predictions.execution import runner
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue.connections import get_redis
-from predictions.queue.runs import Run
 from predictions.recorder import Change, RecordUnavailable, get_recorder
-from tests import predictors
+from predictions.redis.connections import get_redis
+from predictions.worker.runs import Run
 from tests.conftest import new_worker
+from tests.helpers import predictors
 from tests.platforms.makers import RUNPOD
 from tests.platforms.stub import Stub
 from tests.predictions.test_async import submit
@@ -49,7 +50,7 @@ def lose_a_worker(run: Run | None = None) -> str:
 def give_one_back(run: Run | None = None) -> str:
     """A worker that is told to end hands a task back."""
     run = run or take()
-    execution.put_back([(run.job_id, run.execution_id)], lost=False)
+    runner.put_back([(run.job_id, run.execution_id)], lost=False)
     hand_back(run)
     return run.job_id
 

@@ -17,15 +17,15 @@ from rq.worker import BaseWorker
 
 from predictions.models import Task
 from predictions.queue import queue
-from predictions.queue import worker as worker_module
-from predictions.queue.connections import get_redis
-from predictions.queue.worker import ThreadWorker
 from predictions.queue.worker_scripts import FAR_SECONDS
-from tests import predictors
+from predictions.redis.connections import get_redis
+from predictions.worker import worker as worker_module
+from predictions.worker.worker import ThreadWorker
 from tests.conftest import RunningWorker, new_worker
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
 from tests.predictions.test_async import submit
 from tests.predictions.test_cancel import until
-from tests.proxy import Proxy
 
 StartWorker = Callable[..., RunningWorker]
 

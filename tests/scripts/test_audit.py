@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scripts.audit import report
-from tests.servers import ROOT
+from tests.helpers.servers import ROOT
 
 CLEAN: dict[str, Any] = {"name": "a", "version": "1", "vulns": []}
 HURT: dict[str, Any] = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["2.1"]}]}

@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from examples.iris.server import IrisServer
 from predictions.queue import embedded
 from predictions.queue.embedded import EmbeddedRedis, EmbeddedRedisError
-from tests.ports import free_port
-from tests.servers import procfile
+from tests.helpers.ports import free_port
+from tests.helpers.servers import procfile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = [server for server in embedded.candidates() if Path(server).exists()]

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = """#!/bin/sh
 echo "python $* on ${DATABASE_URL:-SQLite}" >>calls
-case "$*" in *"tests.postgres start"*) echo postgres://its-own ;; esac
+case "$*" in *"tests.helpers.postgres start"*) echo postgres://its-own ;; esac
 [ "$*" != "$FAILS" ]
 """
 PROGRAM = """#!/bin/sh
@@ -43,7 +43,7 @@ def run(checkout: Path, *arguments: str, **environment: str) -> subprocess.Compl
 
 
 def calls(checkout: Path) -> list[str]:
-    return [line for line in (checkout / "calls").read_text().splitlines() if "tests.postgres" not in line]
+    return [line for line in (checkout / "calls").read_text().splitlines() if "tests.helpers.postgres" not in line]
 
 
 def test_it_installs_what_the_tests_need_then_runs_lint_and_the_suite_on_both_databases(checkout: Path) -> None:
@@ -60,7 +60,7 @@ def test_it_installs_what_the_tests_need_then_runs_lint_and_the_suite_on_both_da
 def test_it_uses_the_postgresql_that_it_is_given(checkout: Path) -> None:
     run(checkout, DATABASE_URL="postgres://given")
     assert calls(checkout)[-1] == f"python {SUITE} on postgres://given"
-    assert "tests.postgres" not in (checkout / "calls").read_text()
+    assert "tests.helpers.postgres" not in (checkout / "calls").read_text()
 
 
 def test_arguments_are_pytests(checkout: Path) -> None:

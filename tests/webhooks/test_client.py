@@ -7,13 +7,13 @@ import pytest
 from django.conf import settings
 from rest_framework.test import APIClient
 
-from predictions import maintenance
 from predictions.models import Task
+from predictions.operations import maintenance
 from predictions.recorder import get_recorder
-from tests import predictors
+from tests.helpers import predictors
+from tests.helpers.proxy import Proxy
+from tests.helpers.servers import ROOT, Server
 from tests.predictions.test_async import submit
-from tests.proxy import Proxy
-from tests.servers import ROOT, Server
 
 Configure = Callable[..., None]
 

@@ -19,7 +19,7 @@ from rest_framework.test import APIClient
 from predictions import uploads
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
-from tests.factories import TaskFactory
+from tests.helpers.factories import TaskFactory
 from webhooks.disk import TidyFileStorage
 
 
@@ -266,7 +266,7 @@ def test_nothing_else_is_served(client: APIClient, path: str) -> None:
 
 
 def test_only_kserve_and_plain_services_are_told_where_to_upload(client: APIClient, configured: Any) -> None:
-    from tests import predictors
+    from tests.helpers import predictors
 
     client.post("/v1/predict", {"model_name": "m", "inputs": {"upload_webhook": "http://evil"}}, format="json")
     assert "upload_webhook" not in predictors.calls[0]

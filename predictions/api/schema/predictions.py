@@ -12,9 +12,10 @@ from predictions.api.predictions import AsyncPredictView, PredictView
 from predictions.api.serializers import PredictionSerializer
 from predictions.api.streaming import GenerateView
 from predictions.api.tasks import CancelView, TaskView
-from predictions.execution import TaskCanceled
+from predictions.execution.runner import TaskCanceled
 from predictions.models import Task
-from predictions.submission import AlreadyFinished, NotOurs, QueueFull, TaskNotFound
+from predictions.queue.queue import QueueFull
+from predictions.submission import AlreadyFinished, NotOurs, TaskNotFound
 
 RFC3339 = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"
 

@@ -8,8 +8,8 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 
 from platforms import Level
-from predictions.diagnosis import Finding, checks, diagnose, worst
 from predictions.management.output import AgentCommand, printable
+from predictions.operations.diagnosis import Finding, checks, diagnose, worst
 
 INDENT = " " * 26
 
@@ -23,7 +23,7 @@ problem; warnings do not count."""
     examples = """\
   manage.py doctor
   manage.py doctor --model iris          is this model ready? (where the platform can be asked that)
-  manage.py doctor --json                {"level", "findings": [{"part", "level", "says", "mend"}]}"""
+  manage.py doctor --json                {"level", "findings": [{"part", "level", "message", "hint"}]}"""
     requires_system_checks = []  # they are among the findings
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -44,5 +44,5 @@ problem; warnings do not count."""
 
     def _line(self, finding: Finding) -> str:
         style = {Level.OK: self.style.SUCCESS, Level.WARNING: self.style.WARNING, Level.PROBLEM: self.style.ERROR}
-        line = f"{style[finding.level](f'{finding.level:8}')} {finding.part:16} {printable(finding.says)}"
-        return f"{line}\n{INDENT}{printable(finding.mend)}" if finding.mend else line
+        line = f"{style[finding.level](f'{finding.level:8}')} {finding.part:16} {printable(finding.message)}"
+        return f"{line}\n{INDENT}{printable(finding.hint)}" if finding.hint else line

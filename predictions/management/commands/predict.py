@@ -13,18 +13,18 @@ from predictions import submission
 from predictions.api.errors import describe
 from predictions.api.predictions import UID_LENGTH
 from predictions.api.serializers import PredictionSerializer, task_object
-from predictions.context import working_on
-from predictions.diagnosis.words import full_stop
-from predictions.execution import TaskCanceled
+from predictions.database.errors import database_errors
+from predictions.execution.runner import TaskCanceled
 from predictions.ids import new_id
-from predictions.lifecycle import database_errors
 from predictions.management.following import changes_of
 from predictions.management.interruption import Interruption
 from predictions.management.output import INTERRUPTED, AgentCommand, printable, readable_json
 from predictions.models import Task
-from predictions.queue.queue import QueueUnavailable
+from predictions.operations.diagnosis.formatting import full_stop
 from predictions.recorder import RecordError
+from predictions.redis.errors import QueueUnavailable
 from predictions.submission import PredictionRequest
+from predictions.telemetry.log_context import working_on
 
 
 class Command(AgentCommand):

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from predictions import maintenance
 from predictions.management.arguments import duration
 from predictions.management.output import AgentCommand
+from predictions.operations import maintenance
 
 
 class Command(AgentCommand):

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.db.models import Count
 
-from predictions.lifecycle import database_errors, release_connection
+from predictions.database.errors import database_errors, release_connection
 from predictions.management.arguments import duration
 from predictions.management.interruption import Interruption
 from predictions.management.output import INTERRUPTED, AgentCommand, printable

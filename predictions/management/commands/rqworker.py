@@ -7,14 +7,14 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands.rqworker import Command as RQWorker
 
-from predictions import closing
 from predictions.api import worker_port
-from predictions.counters import begin_at_zero
 from predictions.database import bound_answers
-from predictions.process import keep_to_one_core, leave_what_is_loaded
+from predictions.operations import shutdown
 from predictions.queue import queue
-from predictions.queue.queue import QueueUnavailable
-from predictions.queue.worker import ThreadWorker
+from predictions.redis.errors import QueueUnavailable
+from predictions.server.process import keep_to_one_core, leave_what_is_loaded
+from predictions.telemetry.counters import begin_at_zero
+from predictions.worker.worker import ThreadWorker
 
 
 class Command(RQWorker):
@@ -38,7 +38,7 @@ class Command(RQWorker):
         bound_answers()
         if settings.USE_LOCAL_REDIS:
             ThreadWorker.linger_seconds = settings.SHUTDOWN_DELAY
-            ThreadWorker.before_finishing = staticmethod(closing.close_for_good)
+            ThreadWorker.before_finishing = staticmethod(shutdown.close_for_good)
         leave_what_is_loaded(collect_after=2_000)
         if settings.WORKER_CPU_AFFINITY and settings.ML_PLATFORM != "local":  # whose models may use many cores
             keep_to_one_core()

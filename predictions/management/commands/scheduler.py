@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from predictions import maintenance
+from predictions import jobs
 from predictions.queue.scheduler import Scheduler
 
 MINUTE = 60
@@ -20,9 +20,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         scheduler = Scheduler()
         if settings.ENABLE_PERIODIC_CHECK:
-            scheduler.every(30 * MINUTE, maintenance.sweep_archive_job)
-            scheduler.every(5 * MINUTE, maintenance.init_check_job)
-        scheduler.every(60 * MINUTE, maintenance.purge_tasks_job)
-        scheduler.every(MINUTE, maintenance.tally_job)
+            scheduler.every(30 * MINUTE, jobs.sweep_archive)
+            scheduler.every(5 * MINUTE, jobs.init_check)
+        scheduler.every(60 * MINUTE, jobs.purge_tasks)
+        scheduler.every(MINUTE, jobs.count_ended)
         self.stdout.write(f"Scheduler: {len(scheduler.get_jobs())} jobs for {settings.MAINTENANCE_QUEUE}.")
         scheduler.run()

@@ -5,8 +5,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from predictions import maintenance
 from predictions.management.output import AgentCommand
+from predictions.operations import maintenance
 
 
 class Command(AgentCommand):

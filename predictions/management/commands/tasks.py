@@ -10,7 +10,7 @@ from django.utils.timezone import now
 
 from predictions import submission
 from predictions.api.serializers import task_object, time_text
-from predictions.lifecycle import database_errors
+from predictions.database.errors import database_errors
 from predictions.management.arguments import moment, positive
 from predictions.management.following import changes_of, changes_since
 from predictions.management.interruption import Interruption

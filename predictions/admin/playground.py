@@ -1,0 +1,89 @@
+"""The admin's "Try it" page: the prediction API for staff who are signed in, and a page that uses it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import path
+from django.views.decorators.http import require_GET
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from predictions import submission
+from predictions.api.authentication import StaffSession
+from predictions.api.predictions import AsyncPredictView, PredictView
+from predictions.api.streaming import GenerateView
+from predictions.api.tasks import CancelView, TaskView
+from predictions.models import Task
+from predictions.operations import statistics
+from predictions.recorder import RecordUnavailable
+
+MAY_RUN = "predictions.run_task"
+EXAMPLE = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
+
+
+class MayRun(BasePermission):
+    """Staff with the permission to run predictions from the admin."""
+
+    message = "you may not run predictions from the admin"
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        user = request.user
+        return bool(user and user.is_active and user.is_staff and user.has_perm(MAY_RUN))
+
+
+def for_staff(view: type[APIView]) -> Callable[..., Any]:
+    """One of the API's own views, for a session of the admin; unsafe requests need its CSRF token."""
+    return view.as_view(authentication_classes=[StaffSession], permission_classes=[MayRun])
+
+
+@require_GET
+def page(request: HttpRequest) -> HttpResponse:
+    """The form; `?task=…` fills in what an earlier task was asked."""
+    asked = _asked(request.GET.get("task", ""))
+    return render(
+        request,
+        "admin/agent/try.html",
+        {
+            **admin.site.each_context(request),
+            "title": "Try it",
+            "may_run": request.user.has_perm(MAY_RUN),
+            "models": _models(),
+            "model_name": asked.model_name if asked else "iris" if settings.ML_PLATFORM == "local" else "",
+            "model_version": asked.model_version if asked else "",
+            "inputs": json.dumps(asked.inputs if asked else EXAMPLE, indent=2, ensure_ascii=False),
+            "platform": settings.ML_PLATFORM,
+        },
+    )
+
+
+def _asked(task_id: str) -> Task | None:
+    if not task_id:
+        return None
+    try:
+        return submission.get(task_id)
+    except (submission.TaskNotFound, RecordUnavailable):
+        return None
+
+
+def _models() -> list[str]:
+    """Those that ended lately, to choose from."""
+    try:
+        return sorted({one.model_name for one in statistics.by_model()})
+    except RecordUnavailable:
+        return []
+
+
+urlpatterns = [
+    path("agent/try", admin.site.admin_view(page), name="agent-try"),
+    path("agent/try/v1/predict", for_staff(PredictView), name="agent-try-predict"),
+    path("agent/try/async/v1/predict", for_staff(AsyncPredictView), name="agent-try-async"),
+    path("agent/try/v1/generate", for_staff(GenerateView), name="agent-try-generate"),
+    path("agent/try/task/<str:task_id>", for_staff(TaskView), name="agent-try-task"),
+    path("agent/try/cancel/<str:task_id>", for_staff(CancelView), name="agent-try-cancel"),
+]

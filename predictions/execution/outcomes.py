@@ -1,0 +1,120 @@
+"""What a prediction gave, and how it comes into the record also when that cannot be written at once.
+
+Nobody runs a prediction again because of its record: what it gave is kept with a job, and only the write is repeated.
+"""
+
+import json
+import logging
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from predictions import lifecycle
+from predictions.database.errors import database_errors, release_connection
+from predictions.lifecycle import InvalidTransition
+from predictions.models import Task
+from predictions.queue import queue
+from predictions.recorder import RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a prediction gave: outputs, or why there are none. `running_time` in seconds."""
+
+    run_id: str
+    running_time: float
+    outputs: Any = None
+    error_info: str | None = None
+
+    @classmethod
+    def read(cls, text: str) -> "Outcome":
+        """What `text` wrote."""
+        return cls(**json.loads(text))
+
+    @property
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def write(task: Task, outcome: Outcome) -> None:
+    """Raises InvalidTransition and RecordUnavailable."""
+    if outcome.error_info is None:
+        lifecycle.succeed(task, outcome.outputs, outcome.running_time)
+    else:
+        lifecycle.fail(task, outcome.error_info, running_time=outcome.running_time, by_run=True)
+
+
+def write_or_leave(task: Task, outcome: Outcome) -> None:
+    """For a caller who waits: what cannot be written now is left for a worker to write.
+
+    Raises InvalidTransition, and RecordUnavailable once it is left. Where Redis is away too the init check fails the
+    task when its time is up.
+    """
+    try:
+        write(task, outcome)
+    except RecordUnavailable:
+        try:
+            queue.leave_outcome(task.pk, outcome.text)
+            logger.error("the prediction %s; a worker will write its record", _word(outcome))
+        except QueueUnavailable:
+            logger.error("the prediction %s, but its record could not be written", _word(outcome))
+        raise
+
+
+def write_or_keep(task: Task, outcome: Outcome) -> None:
+    """For a job: does not return before the outcome is safe, in the database or with the job (then it raises)."""
+    pause = 0.1
+    while True:
+        try:
+            _write_unless_late(task, outcome)
+        except RecordUnavailable:
+            logger.error("the prediction %s, but its record could not be written yet", _word(outcome))
+            if _keep(task, outcome):
+                raise
+            release_connection()
+            time.sleep(pause)
+            pause = min(5.0, pause * 2)
+            continue
+        return
+
+
+def _keep(task: Task, outcome: Outcome) -> bool:
+    """With the job; False where Redis does not answer, or has forgotten the run and is still to be reminded."""
+    with suppress(QueueUnavailable):
+        return queue.keep_outcome(task.pk, task.run_id, outcome.text)
+    return False
+
+
+def write_kept(task_id: str, outcome: Outcome) -> bool:
+    """Writes what was kept or left; where the row has it and only the record service does not, tells that.
+
+    False where the outcome is not that of the run that has the task. Raises RecordUnavailable.
+    """
+    with database_errors():
+        task = Task.objects.filter(pk=task_id).first()
+    if task is None:
+        logger.error("the task is gone: what its prediction gave is dropped")
+        return True
+    if task.unreported:
+        lifecycle.report_ended(task)
+        return True
+    task.run_id = outcome.run_id
+    return _write_unless_late(task, outcome)
+
+
+def _write_unless_late(task: Task, outcome: Outcome) -> bool:
+    """Whether it was not too late. Raises RecordUnavailable."""
+    try:
+        write(task, outcome)
+    except InvalidTransition:
+        logger.info("what the prediction gave came too late: the task has ended, or another run has it")
+        return False
+    return True
+
+
+def _word(outcome: Outcome) -> str:
+    return "succeeded" if outcome.error_info is None else "failed"

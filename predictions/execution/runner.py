@@ -1,0 +1,250 @@
+"""Running a prediction and writing down what came of it, for callers who wait and for workers."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from platforms import Call, CallStopped, Chunk, PlatformError, StopReason, get_platform
+from predictions import lifecycle
+from predictions.database.errors import database_errors, release_connection
+from predictions.execution import outcomes
+from predictions.execution.calls import ask, cancel_upstream, counted, new_call, platform_of, prediction_of, traced_run
+from predictions.execution.inflight import in_flight
+from predictions.execution.outcomes import Outcome
+from predictions.lifecycle import AttemptsExhausted, InvalidTransition
+from predictions.models import Task
+from predictions.recorder import RecordRefused, RecordUnavailable
+from predictions.telemetry import counters, tracing
+from predictions.telemetry.log_context import request_id, working_on
+
+logger = logging.getLogger(__name__)
+
+STREAM_TEXT_LIMIT = 1_000_000
+
+
+class TaskCanceled(Exception):
+    """The task was canceled, or ended in another way, while its caller waited for it."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("the task was canceled while it ran")
+        self.task_id = task_id
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The run of a worker and the runs of the task before it, as the job names them."""
+
+    run_id: str
+    timeout_seconds: float
+    attempts: int = 2
+    lost: Sequence[str] = ()
+    """The job's earlier runs whose worker was lost."""
+    handed_back: Sequence[str] = ()
+    """The job's earlier runs that gave it back."""
+    kept: str | None = None
+    """What an earlier run's prediction gave, where its record could not be written."""
+    on_call: Callable[[Call], None] = lambda call: None
+    """Told the call before it begins, to stop it by."""
+    on_outcome: Callable[[], None] = lambda: None
+    """Told when the prediction has ended and only the record of it is still to be written."""
+
+
+def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> Task:
+    """Creates the task as `running`, runs it while the caller waits, and answers the ended task.
+
+    When the caller is gone, the platform's side is ended and the task `canceled`; without `caller_is_gone` it runs to
+    its end. Raises PlatformError once the failure is recorded, TaskCanceled, RecordUnavailable and RecordRefused.
+    """
+    lifecycle.create(task)
+    call = new_call(task, settings.TASK_TIMEOUT)
+    with working_on(task_id=task.pk):
+        try:
+            with _defects_on_record(task):
+                outcome, error = ask(task, call, is_wanted=_wanted_until(caller_is_gone))
+        except CallStopped as stopped:
+            with suppress(InvalidTransition):
+                lifecycle.cancel(task)
+            raise TaskCanceled(task.pk) from stopped
+        try:
+            outcomes.write_or_leave(task, outcome)
+        except InvalidTransition as ended:
+            raise TaskCanceled(task.pk) from ended
+    if error is not None:
+        raise error
+    return task
+
+
+def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generator[Chunk, None, None]:
+    """Creates the task as `running` and yields each piece the moment it comes; then the task has ended.
+
+    The text of the pieces, up to STREAM_TEXT_LIMIT characters, becomes the task's outputs. When the caller is gone, or
+    the generator is closed, the platform's side is ended and the task `canceled`. Without `caller_is_gone` nobody has
+    to read: closing the generator reads the platform's side to its end instead. Raises as `predict`.
+    """
+    lifecycle.create(task)
+    call = new_call(task, settings.TASK_TIMEOUT)
+    ids = {"task_id": task.pk, "request_id": task.request_id}
+    text = _Text()
+    started = time.monotonic()
+    is_read = True
+    try:
+        with (
+            _defects_on_record(task),
+            in_flight(task.pk, call, is_wanted=_wanted_until(caller_is_gone)),
+            counted(task, call),
+        ):
+            release_connection()
+            for chunk in platform_of(task).stream(prediction_of(task), call):
+                text.add(chunk.data)
+                if is_read:
+                    try:
+                        yield chunk
+                    except GeneratorExit:
+                        if caller_is_gone is not None:
+                            raise
+                        is_read = False
+        outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text.value()))
+    except (CallStopped, GeneratorExit, InvalidTransition) as stopped:
+        logger.info("the stream was ended from here: the task is canceled", extra=ids)
+        with suppress(InvalidTransition):
+            lifecycle.cancel(task)
+        if isinstance(stopped, GeneratorExit):
+            raise
+        if is_read:
+            raise TaskCanceled(task.pk) from stopped
+    except PlatformError as error:
+        logger.info("the stream failed: %s", error, extra=ids)
+        with suppress(InvalidTransition):
+            outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, error_info=str(error)))
+        if is_read:
+            raise
+
+
+def _wanted_until(caller_is_gone: Callable[[], bool] | None) -> Callable[[], bool] | None:
+    return None if caller_is_gone is None else lambda: not caller_is_gone()
+
+
+@contextmanager
+def _defects_on_record(task: Task) -> Iterator[None]:
+    """While a caller waits no sweep looks after the task: what nobody foresaw must not leave it `running`."""
+    try:
+        yield
+    except (CallStopped, PlatformError):
+        raise
+    except Exception:
+        with suppress(InvalidTransition, RecordUnavailable):
+            outcomes.write_or_leave(task, Outcome(task.run_id, 0.0, error_info="internal error"))
+        raise
+
+
+class _Text:
+    """What was streamed, as far as it is kept."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._left = STREAM_TEXT_LIMIT
+
+    def add(self, piece: str) -> None:
+        if self._left > 0:
+            self._pieces.append(piece[: self._left])
+            self._left -= len(piece)
+
+    def value(self) -> str:
+        return "".join(self._pieces)
+
+
+def describe(platform_name: str, model_name: str) -> Any:
+    """The model's own description of its inputs, from the platform. Raises PlatformError."""
+    platform = get_platform(platform_name, settings.PLATFORMS)
+    return platform.docs(
+        model_name,
+        Call(timeout_seconds=platform.timeout_seconds, request_id=request_id(), traceparent=tracing.current()),
+    )
+
+
+def run(task_id: str, context: RunContext) -> None:
+    """A worker's turn at a task: run it, or only write down what an earlier turn kept.
+
+    An ended or canceled task is left alone, and so is one that another run has; one that already had its attempts
+    fails. An outcome that cannot be written is kept with the job. Raises RecordUnavailable, and CallStopped when the
+    worker shuts down.
+    """
+    if context.kept is not None and outcomes.write_kept(task_id, Outcome.read(context.kept)):
+        return
+    try:
+        task = lifecycle.start(
+            task_id,
+            run_id=context.run_id,
+            lost=context.lost,
+            handed_back=context.handed_back,
+            attempts=context.attempts,
+        )
+    except AttemptsExhausted:
+        give_up(task_id, f"its worker was lost {context.attempts} times")
+        return
+    except InvalidTransition:
+        logger.info("task is not to be run: it has ended, or another run has it")
+        _cancel_upstream_of_canceled(task_id)
+        return
+    except RecordRefused as error:
+        logger.error("the record service refused to let the task start: %s", error)
+        give_up(task_id, "the record service refused the task")
+        return
+    with working_on(request_id=task.request_id):
+        _run_started(task, context)
+
+
+def _run_started(task: Task, context: RunContext) -> None:
+    call = new_call(task, context.timeout_seconds)
+    context.on_call(call)
+    try:
+        with traced_run(task, call):
+            outcome, _ = ask(task, call)
+    except CallStopped as stopped:
+        if stopped.reason is StopReason.SHUTDOWN:
+            put_back([(task.pk, task.run_id)], lost=False)
+            raise
+        logger.info("the prediction was stopped: the task was canceled")
+        with suppress(InvalidTransition):
+            lifecycle.cancel(task, by_run=True)
+        return
+    context.on_outcome()
+    counters.async_prediction(outcome.running_time, failed=outcome.error_info is not None)
+    outcomes.write_or_keep(task, outcome)
+
+
+def put_back(runs: Iterable[tuple[str, str]], *, lost: bool) -> None:
+    """Says on the tasks of these runs (task id, run id) that they wait again; see lifecycle.put_back.
+
+    Where the database does not answer, the rows say `running` until the next run begins.
+    """
+    try:
+        for task_id, run_id in runs:
+            lifecycle.put_back(task_id, run_id, lost=lost)
+    except RecordUnavailable:
+        logger.warning("tasks wait in the queue again, but the database does not answer: their rows say `running`")
+
+
+def give_up(task_id: str, why: str) -> None:
+    """Fails a task that cannot be run (again); an ended one is left alone. Raises RecordUnavailable."""
+    with database_errors():
+        task = Task.objects.filter(pk=task_id).first()
+    if task is not None and not task.is_ended:
+        try:
+            lifecycle.fail(task, why)
+        except InvalidTransition:
+            logger.info("task ended by itself")
+            return
+        cancel_upstream(task)
+
+
+def _cancel_upstream_of_canceled(task_id: str) -> None:
+    with database_errors():
+        task = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
+    if task is not None:
+        cancel_upstream(task)

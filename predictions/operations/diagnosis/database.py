@@ -1,0 +1,92 @@
+"""The database: reachable, migrated, writable, fit for what it carries."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, NotSupportedError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
+
+from platforms import Health
+from platforms.health import ok, problem, warning
+from predictions.operations.diagnosis.formatting import disk_is_short, first_line
+
+CONNECT_SECONDS = 5
+CROWDED = 0.8
+_WRITES_NOTHING = "UPDATE predictions_task SET updated_at = updated_at WHERE 1 = 0"
+
+
+@contextmanager
+def unpooled_database() -> Iterator[None]:
+    """Inside the block this thread's queries go through a connection of its own.
+
+    The pool would wait for long, and then only say that it has none to give.
+    """
+    own = connections["default"].copy()
+    own.settings_dict["OPTIONS"] = options = {**own.settings_dict["OPTIONS"]}
+    if options.pop("pool", None):
+        options["connect_timeout"] = CONNECT_SECONDS
+    connections["default"] = own
+    try:
+        yield
+    finally:
+        own.close()
+        del connections["default"]
+
+
+def check_database() -> Iterator[Health]:
+    own = connections["default"]
+    try:
+        own.ensure_connection()
+    except (DatabaseError, InterfaceError, NotSupportedError) as error:
+        yield problem(f"it cannot be reached: {first_line(error)}", "Is DATABASE_URL right, and the server running?")
+        return
+    yield ok(_described(own))
+    if pending := _pending_migrations(own):
+        yield problem(f"{len(pending)} migrations are not applied, from {pending[0]} on", "Run `manage.py migrate`.")
+        return
+    try:
+        with own.cursor() as cursor:
+            cursor.execute(_WRITES_NOTHING)
+    except DatabaseError as error:
+        yield problem(
+            f"it cannot be written to: {first_line(error)}",
+            "Point DATABASE_URL to the primary, with an account that may write.",
+        )
+    yield from _sqlite(own) if own.vendor == "sqlite" else _connections(own)
+
+
+def _described(own: BaseDatabaseWrapper) -> str:
+    version = ".".join(str(number) for number in own.get_database_version())
+    known = own.settings_dict
+    where = known["NAME"] if own.vendor == "sqlite" else f"{known['HOST']}:{known['PORT']}/{known['NAME']}"
+    return f"{own.display_name} {version}, {where}"
+
+
+def _pending_migrations(own: BaseDatabaseWrapper) -> list[str]:
+    executor = MigrationExecutor(own)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return [str(migration) for migration, _ in plan]
+
+
+def _sqlite(own: BaseDatabaseWrapper) -> Iterator[Health]:
+    if settings.PRODUCTION:
+        yield warning(
+            "SQLite in production: every process must be on this host, and one writes at a time",
+            "Set DATABASE_URL=postgres://user:password@host/name.",
+        )
+    if short := disk_is_short(Path(own.settings_dict["NAME"]).parent):
+        yield warning(f"its disk has {short}", "Make room, or lower TASK_RETENTION and run `manage.py purge_tasks`.")
+
+
+def _connections(own: BaseDatabaseWrapper) -> Iterator[Health]:
+    with own.cursor() as cursor:
+        cursor.execute("SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity")
+        used, limit = cursor.fetchone()
+    if used > CROWDED * limit:
+        yield warning(
+            f"{used} of its {limit} connections are used",
+            f"Raise max_connections, or lower DATABASE_POOL_SIZE ({settings.DATABASE_POOL_SIZE} for each process).",
+        )

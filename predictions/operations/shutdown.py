@@ -1,0 +1,101 @@
+"""Giving up a queue whose Redis dies with its pod (USE_LOCAL_REDIS): what waits in it ends, and nothing more comes in.
+
+Every web process and worker of the pod does this when it is told to end. Any number may, at once and again: each change
+is one conditional UPDATE.
+"""
+
+import logging
+import threading
+import time
+
+from django.conf import settings
+from django.db import connection
+
+from predictions import lifecycle
+from predictions.execution import outcomes
+from predictions.execution.outcomes import Outcome
+from predictions.lifecycle import InvalidTransition
+from predictions.models import Task
+from predictions.operations.maintenance import report_unreported
+from predictions.queue import queue
+from predictions.recorder import RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
+from predictions.telemetry.counters import tasks_set_to_failed
+
+logger = logging.getLogger(__name__)
+
+CLOSED = "the task queue was closed"
+STAYS_CLOSED_SECONDS = 10
+"""Unless somebody who is ending says it again: a queue that is still there when its agent starts anew is open then."""
+AGAIN_SECONDS = 2.0
+PATIENCE_SECONDS = 20.0
+
+_lock = threading.Lock()
+_keeper: threading.Thread | None = None
+
+
+def close_for_good() -> None:
+    """Closes the queue, and keeps it so until this process ends.
+
+    Returns when what waits now has ended; without Redis or the database after PATIENCE_SECONDS, and then the next init
+    check finds what is left.
+    """
+    global _keeper
+    with _lock:
+        if _keeper is None:
+            _keeper = threading.Thread(target=_keep_closed, name="queue-closer", daemon=True)
+            _keeper.start()
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            failed = close_queue()
+        except (QueueUnavailable, RecordUnavailable) as error:
+            if time.monotonic() > give_up_at:
+                logger.error("the queue could not be closed: %s", error)
+                return
+            time.sleep(0.5)
+        else:
+            logger.warning("the queue is closed; %d waiting tasks were failed", failed)
+            report_unreported()
+            return
+
+
+def _keep_closed() -> None:
+    while True:
+        time.sleep(AGAIN_SECONDS)
+        try:
+            close_queue()
+        except (QueueUnavailable, RecordUnavailable) as error:
+            logger.debug("the queue could not be kept closed: %s", error)
+        finally:
+            connection.close()
+
+
+def close_queue() -> int:
+    """Refuses new tasks from now on, and ends those that wait; how many it failed.
+
+    Where a prediction was made and only its record is missing, that is written. Raises QueueUnavailable and
+    RecordUnavailable.
+    """
+    queue.close(STAYS_CLOSED_SECONDS)
+    failed, settled = 0, []
+    waiting = sorted(queue.waiting_outcomes().items(), key=lambda item: item[1] is not None)  # what needs least first
+    try:
+        for task_id, kept in waiting:
+            failed += _end(task_id, kept)
+            settled.append(task_id)
+    finally:
+        tasks_set_to_failed(failed)
+        queue.remove(settled)
+    return failed
+
+
+def _end(task_id: str, kept: str | None) -> int:
+    """1 if the task was failed, else 0. The record service is told afterwards: it may be slow."""
+    if kept is not None and outcomes.write_kept(task_id, Outcome.read(kept)):
+        return 0
+    try:
+        lifecycle.fail(Task(pk=task_id, agent=settings.TASK_TYPE_NAME), CLOSED, tell=False)
+    except InvalidTransition:  # it has ended, or never began to exist
+        return 0
+    return 1

@@ -1,0 +1,163 @@
+"""What operators see at a glance: what waits and runs now, what ended lately, and how long it took.
+
+The cost is the same however many tasks there are: one round trip to Redis for the queue, one query for what is
+unfinished, and three, remembered for half a minute, for what ended. Those read no day's tasks: the minutes that are
+over have been counted (rollups.py), and percentiles come from a sample.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from statistics import quantiles
+from typing import TypeVar, cast
+
+from django.conf import settings
+from django.core.cache import cache
+from django.db.models import Count, Min, Q
+from django.utils.timezone import now
+
+from predictions.database.errors import database_errors
+from predictions.models import Task
+from predictions.operations import rollups
+from predictions.operations.rollups import DAY, HOUR, MINUTE, Minutes, floor
+
+T = TypeVar("T")
+
+REMEMBERED_SECONDS = 30
+SAMPLE = 2000
+"""From how many of the latest ended tasks percentiles are taken."""
+ENDINGS = (Task.Status.SUCCEEDED, Task.Status.FAILED, Task.Status.CANCELED)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What this agent has not ended yet."""
+
+    running: int
+    oldest_waiting_seconds: float
+    """How long the oldest waiting task has waited; 0 where none waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Seconds that half, nine in ten and 99 in 100 tasks took at most; None where none has such a time."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """One model on one platform, among the latest SAMPLE tasks of a day."""
+
+    model_name: str
+    platform: str
+    ended: int
+    failed: int
+    run_time: Percentiles
+    queue_time: Percentiles
+
+    @property
+    def failed_percent(self) -> float:
+        return 100 * self.failed / self.ended
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How many tasks ended in each minute or hour, oldest first. `counts`: status → one number for each of `starts`."""
+
+    starts: list[datetime]
+    counts: dict[str, list[int]]
+
+    @property
+    def total(self) -> int:
+        return sum(map(sum, self.counts.values()))
+
+    @property
+    def failed(self) -> int:
+        return sum(self.counts[Task.Status.FAILED])
+
+    @property
+    def failed_percent(self) -> float:
+        return 100 * self.failed / self.total if self.total else 0.0
+
+
+def unfinished() -> Unfinished:
+    """One query on the index of unfinished tasks. Raises RecordUnavailable."""
+    is_pending = Q(status=Task.Status.PENDING)
+    ours = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
+    with database_errors():
+        told = ours.aggregate(running=Count("pk", filter=~is_pending), oldest=Min("created_at", filter=is_pending))
+    waited = (now() - told["oldest"]).total_seconds() if told["oldest"] else 0.0
+    return Unfinished(told["running"], max(0.0, waited))
+
+
+def ended_lately() -> tuple[Ended, Ended]:
+    """What ended in the last hour by minutes, and in the last day by hours. Raises RecordUnavailable."""
+    by_minute = _remembered("by_minute", rollups.by_minute)
+    return _in_steps(by_minute, MINUTE, HOUR), _in_steps(by_minute, HOUR, DAY)
+
+
+def by_model() -> list[ModelFigures]:
+    """Each model on each platform, the busiest first. Raises RecordUnavailable."""
+    return _remembered("by_model", _by_model)
+
+
+def _remembered(name: str, ask: Callable[[], T]) -> T:
+    """What was asked less than REMEMBERED_SECONDS ago is not asked again in this process."""
+    return cast(T, cache.get_or_set(name, ask, REMEMBERED_SECONDS))
+
+
+def _in_steps(by_minute: Minutes, step: timedelta, span: timedelta) -> Ended:
+    last = floor(now(), step)
+    starts = [last - step * number for number in reversed(range(span // step))]
+    position = {start: index for index, start in enumerate(starts)}
+    counts = {str(status): [0] * len(starts) for status in ENDINGS}
+    for (minute, status), count in by_minute.items():
+        if (index := position.get(floor(minute, step))) is not None:
+            counts[status][index] += count
+    return Ended(starts, counts)
+
+
+@dataclass(slots=True)
+class _Group:
+    ended: int = 0
+    failed: int = 0
+    run_times: list[float] = field(default_factory=list)
+    queue_times: list[float] = field(default_factory=list)
+
+
+def _by_model() -> list[ModelFigures]:
+    lately = Task.objects.ended().filter(agent=settings.TASK_TYPE_NAME, ended_at__gte=now() - DAY)
+    with database_errors():
+        rows = list(
+            lately.order_by("-ended_at").values_list(
+                "model_name", "platform", "status", "running_time", "created_at", "started_at"
+            )[:SAMPLE]
+        )
+    groups: defaultdict[tuple[str, str], _Group] = defaultdict(_Group)
+    for model_name, platform, status, running_time, created_at, started_at in rows:
+        group = groups[model_name, platform]
+        group.ended += 1
+        group.failed += status == Task.Status.FAILED
+        if running_time is not None:
+            group.run_times.append(running_time)
+        if started_at is not None:
+            group.queue_times.append((started_at - created_at).total_seconds())
+    told = [
+        ModelFigures(*key, group.ended, group.failed, _percentiles(group.run_times), _percentiles(group.queue_times))
+        for key, group in groups.items()
+    ]
+    return sorted(told, key=lambda one: (-one.ended, one.model_name, one.platform))
+
+
+def _percentiles(seconds: Iterable[float]) -> Percentiles:
+    values = sorted(seconds)
+    if not values:
+        return Percentiles(None, None, None)
+    if len(values) == 1:
+        return Percentiles(values[0], values[0], values[0])
+    cuts = quantiles(values, n=100, method="inclusive")
+    return Percentiles(cuts[49], cuts[89], cuts[98])

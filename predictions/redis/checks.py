@@ -1,0 +1,92 @@
+"""Wrong settings of Redis; predictions.checks refuses them at start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from rq.defaults import RQ_KEY_PREFIX
+
+from predictions.redis.topology import parse_address
+
+
+def check_redis() -> list[CheckMessage]:
+    return [
+        Error(message, hint=hint, id=f"agent.{number}")
+        for number, message, hint in (*_addresses(), *_topology(), *_tls())
+    ]
+
+
+def _addresses() -> Iterator[tuple[str, str, str]]:
+    for variable, addresses in (
+        ("REDIS_ADDRESS", settings.REDIS_ADDRESS.split(",") if settings.REDIS_ADDRESS else []),
+        ("REDIS_SENTINELS", settings.REDIS_SENTINELS),
+    ):
+        for address in addresses:
+            try:
+                parse_address(address)
+            except ValueError as error:
+                yield "E007", f"{variable}: {error}", "Write host:port, and a comma between several."
+
+
+def _topology() -> Iterator[tuple[str, str, str]]:
+    if settings.REDIS_CLUSTER_MODE and settings.REDIS_SENTINELS:
+        yield (
+            "E040",
+            "REDIS_CLUSTER_MODE and REDIS_SENTINELS are both set",
+            "A cluster elects its masters itself: set the one that you have.",
+        )
+    elif settings.REDIS_SENTINELS and settings.REDIS_ADDRESS:
+        yield (
+            "E041",
+            "REDIS_ADDRESS and REDIS_SENTINELS are both set",
+            "The sentinels tell where the master is: leave REDIS_ADDRESS out.",
+        )
+    elif settings.REDIS_CLUSTER_MODE and not settings.REDIS_ADDRESS:
+        yield "E042", "REDIS_CLUSTER_MODE is on without REDIS_ADDRESS", "List some of its nodes: host:port,host:port."
+    elif not settings.REDIS_CLUSTER_MODE and "," in settings.REDIS_ADDRESS:
+        yield (
+            "E043",
+            "REDIS_ADDRESS lists several servers that are not a cluster",
+            "Set REDIS_CLUSTER_MODE=true if they are one, else name one server.",
+        )
+    if bool(settings.REDIS_SENTINELS) != bool(settings.REDIS_SENTINEL_MASTER):
+        yield (
+            "E044",
+            "REDIS_SENTINELS and REDIS_SENTINEL_MASTER are set one without the other",
+            "The sentinels are asked for their master by its name: set both, or neither.",
+        )
+    if settings.REDIS_CLUSTER_MODE and not _has_hash_tag(RQ_KEY_PREFIX):
+        yield (
+            "E045",
+            f"RQ_KEY_PREFIX={RQ_KEY_PREFIX!r} spreads the queue's keys over a cluster",
+            "Leave RQ_KEY_PREFIX out, or put part of it in braces, such as {rq}: that decides on which node keys are.",
+        )
+    if settings.USE_LOCAL_REDIS and (settings.REDIS_CLUSTER_MODE or settings.REDIS_SENTINELS):
+        yield (
+            "E046",
+            "USE_LOCAL_REDIS is on with a cluster or sentinels",
+            "It is for a Redis that dies with the pod: set USE_LOCAL_REDIS=false.",
+        )
+
+
+def _has_hash_tag(prefix: str) -> bool:
+    _, brace, rest = prefix.partition("{")
+    return bool(brace) and rest.find("}") > 0
+
+
+def _tls() -> Iterator[tuple[str, str, str]]:
+    files = {
+        name: getattr(settings, name) for name in ("REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE")
+    }
+    for name, path in files.items():
+        if path and not settings.REDIS_TLS:
+            yield "E047", f"{name} is set, but REDIS_TLS is off", "Set REDIS_TLS=true, or leave the file out."
+        elif path and not Path(path).is_file():
+            yield "E048", f"{name}: there is no file {path}", "Give the path of a PEM file that this process can read."
+    if bool(files["REDIS_TLS_CERT_FILE"]) != bool(files["REDIS_TLS_KEY_FILE"]):
+        yield (
+            "E049",
+            "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE are set one without the other",
+            "A client certificate is a certificate and its key: set both, or neither.",
+        )
