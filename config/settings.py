@@ -25,41 +25,41 @@ env.warn_if_set("AWS_S3_USE_ACCELERATE", "Leave it out: uploads go to the bucket
 # --- What kind of deployment this is
 ENVIRONMENT = env.choice("ENVIRONMENT", default="development", among=("development", "production"))
 PRODUCTION = ENVIRONMENT == "production"
-DEBUG = env.flag("DEBUG", default=False)
+DEBUG = env.boolean("DEBUG", default=False)
 INSECURE_SECRET_KEY = "only-for-development-" + "x" * 40
 SECRET_KEY = env.text("SECRET_KEY") or INSECURE_SECRET_KEY
 ALLOWED_HOSTS = env.names("ALLOWED_HOSTS") or ([] if PRODUCTION else ["*"])
 HTTP_SERVER_ADDRESS = env.address("HTTP_SERVER_ADDRESS", default="0.0.0.0:8000", to_listen=True)
-WEB_CONCURRENCY = env.whole("WEB_CONCURRENCY", default=2)
+WEB_CONCURRENCY = env.integer("WEB_CONCURRENCY", default=2)
 
 # --- Who may call
 API_KEYS = env.names("API_KEYS")
 OPERATOR_KEYS = env.names("OPERATOR_KEYS")
 METRICS_KEY = env.text("METRICS_KEY")
-ALLOW_ANONYMOUS = env.flag("ALLOW_ANONYMOUS", default=False)
-API_DOCS = env.flag("API_DOCS", default=True)
-MAX_REQUEST_BODY = env.whole("MAX_REQUEST_BODY", default=20 * 1024 * 1024)
+ALLOW_ANONYMOUS = env.boolean("ALLOW_ANONYMOUS", default=False)
+API_DOCS = env.boolean("API_DOCS", default=True)
+MAX_REQUEST_BODY = env.integer("MAX_REQUEST_BODY", default=20 * 1024 * 1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BODY
 DATA_UPLOAD_MAX_NUMBER_FILES = 1000
 
 # --- The queue and its workers
 REDIS_ADDRESS = env.text("REDIS_ADDRESS")
-REDIS_CLUSTER_MODE = env.flag("REDIS_CLUSTER_MODE", default=False)
+REDIS_CLUSTER_MODE = env.boolean("REDIS_CLUSTER_MODE", default=False)
 REDIS_PASSWORD = env.text("REDIS_PASSWORD")
-REDIS_TLS = env.flag("REDIS_TLS", default=False)
+REDIS_TLS = env.boolean("REDIS_TLS", default=False)
 REDIS_TLS_CA_FILE = env.text("REDIS_TLS_CA_FILE")
 REDIS_TLS_CERT_FILE = env.text("REDIS_TLS_CERT_FILE")
 REDIS_TLS_KEY_FILE = env.text("REDIS_TLS_KEY_FILE")
 REDIS_SENTINELS = env.names("REDIS_SENTINELS")
 REDIS_SENTINEL_MASTER = env.text("REDIS_SENTINEL_MASTER")
 REDIS_SENTINEL_PASSWORD = env.text("REDIS_SENTINEL_PASSWORD")
-USE_LOCAL_REDIS = env.flag("USE_LOCAL_REDIS", default=False)
+USE_LOCAL_REDIS = env.boolean("USE_LOCAL_REDIS", default=False)
 EMBEDDED_REDIS_DIR = VAR_DIR / "redis"
-WORKER_CONCURRENCY = env.whole("WORKER_CONCURRENCY", default=8)
-WORKER_CPU_AFFINITY = env.flag("WORKER_CPU_AFFINITY", default=True)
+WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", default=8)
+WORKER_CPU_AFFINITY = env.boolean("WORKER_CPU_AFFINITY", default=True)
 WORKER_METRICS_ADDRESS = env.address("WORKER_METRICS_ADDRESS", to_listen=True)
-MAX_QUEUE_SIZE = env.whole("MAX_QUEUE_SIZE", default=30)
-TASK_TIMEOUT = env.whole("TASK_TIMEOUT", default=320)
+MAX_QUEUE_SIZE = env.integer("MAX_QUEUE_SIZE", default=30)
+TASK_TIMEOUT = env.integer("TASK_TIMEOUT", default=320)
 TASK_TYPE_NAME = env.text("TASK_TYPE_NAME", default="default")
 TASK_RETENTION = timedelta(seconds=env.seconds("TASK_RETENTION", default="48h", above=0))
 MODEL_NAME = env.text("MODEL_NAME")
@@ -67,13 +67,13 @@ WORKER_SHUTDOWN_TIMEOUT = env.seconds("WORKER_SHUTDOWN_TIMEOUT", default=str(TAS
 ON_DISCONNECT = env.choice("ON_DISCONNECT", default="cancel", among=("cancel", "finish"))
 SHUTDOWN_DELAY = env.seconds("SHUTDOWN_DELAY", default="2")
 SHUTDOWN_DELAY_CHOSEN = env.has("SHUTDOWN_DELAY")
-ENABLE_PERIODIC_CHECK = env.flag("ENABLE_PERIODIC_CHECK", default=True)
+ENABLE_PERIODIC_CHECK = env.boolean("ENABLE_PERIODIC_CHECK", default=True)
 
 # --- The record service
 WEBHOOK_SERVER_ADDRESS = env.url("WEBHOOK_SERVER_ADDRESS", or_address=True)
 WEBHOOK_APIKEY = env.text("WEBHOOK_APIKEY")
 UPLOAD_WEBHOOK_ADDRESS = env.url("UPLOAD_WEBHOOK_ADDRESS", or_address=True)
-MAX_UPLOAD_SIZE = env.whole("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
+MAX_UPLOAD_SIZE = env.integer("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
 
 
 def _own_address() -> str:
@@ -115,7 +115,7 @@ RUNPOD_ADDRESS = env.url("RUNPOD_ADDRESS", default="https://api.runpod.ai/v2")
 RUNPOD_APIKEY = env.text("RUNPOD_APIKEY")
 RUNPOD_MODEL_ID = env.text("RUNPOD_MODEL_ID")
 RUNPOD_REQUEST_TIMEOUT = env.seconds("RUNPOD_REQUEST_TIMEOUT", default="180", above=0)
-MAX_RESPONSE_BODY = env.whole("MAX_RESPONSE_BODY", default=50 * 1024 * 1024)
+MAX_RESPONSE_BODY = env.integer("MAX_RESPONSE_BODY", default=50 * 1024 * 1024)
 PLATFORM_OUTPUTS = env.choice("PLATFORM_OUTPUTS", default="plain", among=("plain", "wrapped"))
 
 PLATFORMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -223,8 +223,8 @@ TEMPLATES = [
 DATABASE_CHOSEN = env.has("DATABASE_URL")
 if not DATABASE_CHOSEN:
     env.make_directory(VAR_DIR, "Set DATABASE_URL, or let this user write there.")
-DATABASE_POOL_SIZE = env.whole("DATABASE_POOL_SIZE", default=20)
-DATABASE_PREPARED_STATEMENTS = env.flag("DATABASE_PREPARED_STATEMENTS", default=True)
+DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", default=20)
+DATABASE_PREPARED_STATEMENTS = env.boolean("DATABASE_PREPARED_STATEMENTS", default=True)
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", default="10", above=0)
 DATABASES = {"default": env.database("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'agent.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -310,15 +310,15 @@ if AWS_BUCKET:
     }
 
 SESSION_COOKIE_HTTPONLY = True
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("SECURE_COOKIES", default=PRODUCTION)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.boolean("SECURE_COOKIES", default=PRODUCTION)
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 CSRF_TRUSTED_ORIGINS = env.names("CSRF_TRUSTED_ORIGINS")
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
-SECURE_SSL_REDIRECT = env.flag("SECURE_SSL_REDIRECT", default=False)
+SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT", default=False)
 # What the cluster's own machinery asks, over its own network: probes, Prometheus, and models that upload.
 SECURE_REDIRECT_EXEMPT = [r"^live$", r"^ready$", r"^metrics$", r"^u/"]
-SECURE_HSTS_SECONDS = env.whole("SECURE_HSTS_SECONDS", default=0, at_least=0)
+SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS", default=0, minimum=0)
 _scheme_header = env.text(
     "SECURE_PROXY_SSL_HEADER",
     pattern=r"[A-Za-z][A-Za-z0-9-]*",
@@ -379,7 +379,7 @@ _traces_endpoint = env.url("OTEL_EXPORTER_OTLP_ENDPOINT") or env.url("OTEL_EXPOR
 TRACING = (
     TRACES_EXPORTER != "none"
     and bool(_traces_endpoint or TRACES_EXPORTER == "console")
-    and not env.flag("OTEL_SDK_DISABLED", default=False)
+    and not env.boolean("OTEL_SDK_DISABLED", default=False)
 )
 
 LOGGING_CONFIG = "config.logging.configure"
