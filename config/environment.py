@@ -47,8 +47,8 @@ class _WrongValue(Exception):
 class Environment:
     """The variables of a process. Blanks around a value do not count, and an empty value means not set.
 
-    django-environ reads `.env` files and database URLs. Its other readers follow a value that begins with `$` to another
-    variable, take a misspelt boolean for false, and stop at the first error.
+    django-environ reads `.env` files and database URLs. Its other readers take a value that begins with `$` for the name
+    of another variable and a misspelt boolean for false, and stop at the first error.
     """
 
     def __init__(self, variables: MutableMapping[str, str]) -> None:

@@ -24,7 +24,7 @@ LAYERS = [
 ONLY_IN = {
     "rq": ["predictions/queue/", "predictions/worker/", "predictions/redis/"],
     "redis": ["predictions/queue/", "predictions/worker/", "predictions/redis/"],
-    "requests": ["platforms/wire.py"],
+    "requests": ["platforms/wire.py", "predictions/operations/diagnosis/"],
     "urllib3": ["platforms/"],
     "httptools": ["platforms/wire.py"],
     "certifi": ["platforms/connections.py"],

@@ -1,10 +1,10 @@
-"""Settings, and what the agent needs beside its database and its queue: record service, storage, uploads, platform."""
+"""Checks of the settings, the record service, the storage, the upload address and the platform."""
 
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
 from django.conf import settings
 from django.core import checks
 from django.db import DatabaseError
@@ -44,7 +44,7 @@ def check_record_service() -> Iterator[Health]:
     except (RecordUnavailable, DatabaseError):  # the database's own check says so
         return
     if unreported:
-        yield warning(f"it has not heard of {unreported} ended tasks yet", "`manage.py init_check` tells it again.")
+        yield warning(f"it lacks {unreported} ended tasks", "`manage.py init_check` sends them again.")
 
 
 def check_storage() -> Iterator[Health]:
@@ -63,16 +63,16 @@ def check_storage() -> Iterator[Health]:
 
 
 def check_upload_address() -> Iterator[Health]:
-    """Asked for from here, which is not where the models are: what fails here may still work there."""
+    """Asks from this host. Models run elsewhere and may reach an address that this host does not, hence a warning."""
     platform = _platform()
     if isinstance(platform, Platform) and not platform.takes_upload_address:
-        yield ok(f"not used: models on the {platform.name} platform are told none")
+        yield ok(f"not used: models on the {platform.name} platform get no upload address")
         return
     hint = "Set UPLOAD_WEBHOOK_ADDRESS to where models reach this agent's web (or webhook) process, and start that."
     try:
         host = urlsplit(settings.UPLOAD_BASE_URL).hostname
         status = _status_of(f"{settings.UPLOAD_BASE_URL}/live")
-    except (OSError, HTTPException, ValueError) as error:
+    except (requests.RequestException, ValueError) as error:
         yield warning(f"{settings.UPLOAD_BASE_URL} cannot be reached: {first_line(error)}", hint)
         return
     if status != 200:
@@ -95,7 +95,7 @@ def check_platform(model_name: str) -> Iterator[Health]:
 
 
 def _platform() -> Platform | Health:
-    """This agent's platform, or why there is none."""
+    """This agent's platform, or the problem that keeps it from being set up."""
     try:
         return get_platform(settings.ML_PLATFORM, settings.PLATFORMS)
     except Exception as error:  # a local predictor's module may raise anything when it is imported
@@ -103,12 +103,7 @@ def _platform() -> Platform | Health:
 
 
 def _status_of(url: str) -> int:
-    """The status of an answer to a GET; redirects are not followed."""
-    parts = urlsplit(url)
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS)
-    try:
-        connection.request("GET", parts.path)
-        return connection.getresponse().status
-    finally:
-        connection.close()
+    """The status of the answer to a GET, without redirects and proxies. Raises requests.RequestException."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(url, timeout=ANSWER_SECONDS, allow_redirects=False, stream=True).status_code
