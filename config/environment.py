@@ -47,7 +47,7 @@ class _WrongValue(Exception):
 class Environment:
     """The variables of a process. Blanks around a value do not count, and an empty value means not set.
 
-    django-environ reads `.env` files and database URLs. Its other readers take a value that begins with `$` for the name
+    django-environ reads `.env` files and database URLs. Its other readers take a value with a leading `$` for the name
     of another variable and a misspelt boolean for false, and stop at the first error.
     """
 

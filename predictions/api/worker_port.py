@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from django.conf import settings
 
 from predictions.operations import metrics
-from predictions.worker.worker import seconds_since_last_turn
+from predictions.worker.supervisor import seconds_since_last_turn
 
 STUCK_SECONDS = 60
 """A worker's loops turn every second, also while Redis is away; one that has not for so long never will."""

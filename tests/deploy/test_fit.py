@@ -16,7 +16,7 @@ from rq.queue import Queue
 from predictions.api.requests import known_routes
 from predictions.operations import shutdown
 from predictions.redis.connections import get_redis
-from predictions.worker import worker
+from predictions.worker import supervisor, worker
 from tests.deploy import manifests
 from tests.deploy.manifests import VARIANTS, Object, agents, config, name, named, of_kind, pod, render, selects
 from tests.helpers.pages import DEPLOYING, table
@@ -183,7 +183,7 @@ def seconds_to_stop(process: str, variables: dict[str, str]) -> float:
     """How long a process may take to end after SIGTERM, the wait before a local Redis is given up included."""
     closing_seconds = float(variables.get("SHUTDOWN_DELAY", 0)) + shutdown.PATIENCE_SECONDS
     if process == "worker":
-        hand_back = worker.HAND_BACK_SECONDS + worker.SETTLE_SECONDS + worker.REACT_SECONDS + GOODBYE_SECONDS
+        hand_back = worker.HAND_BACK_SECONDS + worker.SETTLE_SECONDS + supervisor.REACT_SECONDS + GOODBYE_SECONDS
         is_local = variables.get("USE_LOCAL_REDIS") == "true"
         return int(variables["TASK_TIMEOUT"]) + hand_back + (closing_seconds if is_local else 0)
     if process in ("web", "webhook"):

@@ -155,7 +155,7 @@ def test_the_page_shows_queue_tasks_workers_and_models(staff: Client, client: AP
         client.post("/async/v1/predict", IRIS, format="json")
     worker = new_worker()
     worker.register_birth()
-    worker._beat()
+    worker._supervisor.beat()
     page = staff.get("/admin/").content.decode()
     assert '<span id="waiting">3</span>' in page
     assert '<span id="workers">1</span>' in page

@@ -22,7 +22,8 @@ from tests.predictions.test_async import submit
 def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:
     runs = worker._claim(wanted)
     assert len(runs) == wanted
-    worker._runs.update({run.execution_id: run for run in runs})
+    for run in runs:
+        worker._active.add(run)
     return runs
 
 
@@ -39,10 +40,10 @@ def test_jobs_that_come_and_end_together_cost_one_claim_and_one_end(
     before = redis_proxy.requests
     runs = claimed(worker, together)
     assert redis_proxy.requests - before == 1
-    with worker._teller:  # somebody tells Redis of another
+    with worker._active._reporter:  # somebody tells Redis of another
         assert all(worker._perform(run) for run in runs)
         assert redis_proxy.requests - before == 1
-    worker._tell_of_ended()
+    worker._active.report()
     assert redis_proxy.requests - before == 2
     assert queue.sizes() == queue.Sizes(0, 0)
 
@@ -69,12 +70,12 @@ def test_who_ends_while_redis_is_being_told_of_another_need_not_wait(
     assert telling.wait(20)
     for run in others:
         assert worker._perform(run)
-    assert queue.sizes().running == len(worker._runs) == 6
+    assert queue.sizes().running == len(worker._active) == 6
     go_on.set()
     teller.join(20)
     assert told == [[first], others]
     assert queue.sizes() == queue.Sizes(waiting=0, running=0)
-    assert not worker._runs
+    assert not worker._active.all()
 
 
 def test_one_whose_end_cannot_be_stored_keeps_no_other_from_ending(client: APIClient) -> None:
@@ -85,10 +86,10 @@ def test_one_whose_end_cannot_be_stored_keeps_no_other_from_ending(client: APICl
     broken = f"{RQ_KEY_PREFIX}:job:{runs[1].job_id}"
     get_redis().delete(broken)
     get_redis().set(broken, "no hash")
-    worker._store([Ending(run, "finished") for run in runs])
+    worker._active.store([Ending(run, "finished") for run in runs])
     archive: Any = get_redis().zrange(f"{RQ_KEY_PREFIX}:finished:default", 0, -1)
     assert {runs[0].job_id.encode(), runs[2].job_id.encode()} <= set(archive)
-    assert not worker._runs
+    assert not worker._active.all()
 
 
 def test_what_nobody_foresaw_takes_no_slot_along(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,5 +102,5 @@ def test_what_nobody_foresaw_takes_no_slot_along(client: APIClient, monkeypatch:
 
     monkeypatch.setattr(Bookkeeping, "end", broken)
     assert worker._perform(run)
-    assert not worker._runs
-    assert worker._teller.acquire(blocking=False)
+    assert not worker._active.all()
+    assert worker._active._reporter.acquire(blocking=False)

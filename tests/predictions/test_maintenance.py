@@ -260,7 +260,7 @@ def test_a_check_of_the_schedulers_that_meets_an_outage_leaves_no_failed_job(
     worker = new_worker()
     (run_of_it,), _ = worker._books.claim("default-maintenance", 1)
     with connection.execute_wrapper(no_database), caplog.at_level("WARNING"):
-        worker._runs[run_of_it.execution_id] = run_of_it
+        worker._active.add(run_of_it)
         worker._perform(run_of_it)
     assert queue.failed_maintenance() == 0
     assert name == "sweep_archive" or "was not done, and is due again" in caplog.text

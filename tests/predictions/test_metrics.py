@@ -107,7 +107,7 @@ def test_the_queue_and_its_workers_are_told_as_they_stand(client: APIClient, con
     Task.objects.create(status="running", agent="default", model_name="m")
     worker = new_worker()
     worker.register_birth()
-    worker._beat()
+    worker._supervisor.beat()
     told = scrape(client)
     assert (told["task_queue_size"], told["task_queue_size_ratio"], told["tasks_running"]) == (3, 0.3, 1)
     assert (told["workers"], told["worker_slots"]) == (1, 8)

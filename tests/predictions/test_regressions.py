@@ -82,7 +82,7 @@ def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
     get_redis().flushall()
     submit(client)
     worker._claim_from("default", 1)
-    worker._beat()
+    worker._supervisor.beat()
     assert get_redis().smembers(f"{RQ_KEY_PREFIX}:workers") == {worker.key.encode()}
 
 

@@ -29,7 +29,7 @@ def find_again_as_a_worker_does() -> None:
     """The leases of a killed worker have lapsed, and another worker looks after the queue."""
     tick()
     lapse_leases()
-    new_worker()._look_after_queues()
+    new_worker()._supervisor.tend_queues()
     until(lambda: not any(thread.name == "put-back" for thread in threading.enumerate()))
 
 

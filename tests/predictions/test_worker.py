@@ -19,6 +19,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.worker_scripts import FAR_SECONDS
 from predictions.redis.connections import get_redis
+from predictions.worker import supervisor
 from predictions.worker import worker as worker_module
 from predictions.worker.worker import ThreadWorker
 from tests.conftest import RunningWorker, new_worker
@@ -37,8 +38,8 @@ def status_of(task_id: str) -> str:
 def test_the_heartbeat_keeps_every_lease_and_the_worker(
     client: APIClient, start_worker: StartWorker, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(worker_module, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
     for _ in range(4):
         submit(client, {"wait": True})
     start_worker(concurrency=4)
@@ -125,8 +126,8 @@ def test_sigtstp_and_sigcont_hold_and_resume(client: APIClient, start_worker: St
 def test_a_job_that_does_not_end_gives_its_slot_on(
     client: APIClient, start_worker: StartWorker, monkeypatch: Any, configured: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(worker_module, "REACT_SECONDS", 0.2)
-    monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "REACT_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
     configured(TASK_TIMEOUT=1)
     stuck = submit(client, {"sleep": 8})  # one call of C: no exception reaches it before it returns
     start_worker(concurrency=1)
@@ -165,8 +166,8 @@ def test_a_job_that_raises_an_error_leaves_its_traceback_in_the_log(
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker does every second or five it does all the time."""
-    monkeypatch.setattr(worker_module, "TICK_SECONDS", 0.05)
-    monkeypatch.setattr(worker_module, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "BEAT_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("often")

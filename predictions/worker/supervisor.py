@@ -1,0 +1,148 @@
+"""The supervisor's thread: heartbeats, jobs of lost workers, and time limits."""
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import redis
+from django.conf import settings
+from django.db import close_old_connections, connection
+from rq.utils import import_attribute
+from rq.worker import BaseWorker
+
+from predictions.queue.scheduler import enqueue_once
+from predictions.worker.active_runs import ActiveRuns, ending
+from predictions.worker.bookkeeping import Bookkeeping
+from predictions.worker.runs import GIVE_UP, INIT_CHECK, PUT_BACK, RetryLater, Run
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+TICK_SECONDS = 1.0
+REACT_SECONDS = 8.0
+"""How long a job may take to end after a stop, for which its platform may have to answer; then its slot is freed."""
+
+_last_turn = time.monotonic()
+
+
+def seconds_since_last_turn() -> float:
+    """Seconds since this process's supervisor last turned its loop, which it does every TICK_SECONDS."""
+    return time.monotonic() - _last_turn
+
+
+class Supervisor:
+    def __init__(
+        self,
+        worker: BaseWorker,
+        books: Bookkeeping,
+        active: ActiveRuns,
+        *,
+        over: threading.Event,
+        free_slot: Callable[[], None],
+    ) -> None:
+        """`over` ends the thread. `free_slot` frees the slot of a job that does not end."""
+        self._worker = worker
+        self._books = books
+        self._active = active
+        self._over = over
+        self._free_slot = free_slot
+        self._beat_at = 0.0
+        self._init_check_at = float("inf")
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        global _last_turn
+        while not self._over.wait(TICK_SECONDS):
+            _last_turn = time.monotonic()
+            for duty in (self.tend_queues, self._enforce_limits):
+                try:
+                    duty()
+                except redis.RedisError as error:
+                    logger.debug("the supervisor got no answer from Redis: %s", error)
+                except Exception:  # without its supervisor a worker would lose all its jobs
+                    logger.exception("the supervisor of worker %s failed, and goes on", self._worker.name)
+
+    def tend_queues(self) -> None:
+        """Recovers the jobs of lost workers, and sends a heartbeat and queues an init check when they are due."""
+        for queue in self._worker.queues:
+            tick = self._books.tick(queue.name)
+            if queue is self._worker.queues[0]:
+                self._put_back_lost(tick.lost)
+                if tick.is_new:
+                    self._restore_emptied_redis()
+        if time.monotonic() >= self._beat_at:
+            self.beat()
+            self._beat_at = time.monotonic() + BEAT_SECONDS
+        if time.monotonic() >= self._init_check_at:
+            enqueue_once(INIT_CHECK, turn_seconds=60)
+            self._init_check_at = float("inf")
+
+    def _put_back_lost(self, runs: list[tuple[str, str]]) -> None:
+        """Uses a thread of its own, so that a database that hangs does not delay the heartbeats."""
+        if runs:
+            logger.warning("%d tasks of lost workers wait again", len(runs))
+            threading.Thread(target=put_back, args=(runs,), kwargs={"lost": True}, name="put-back", daemon=True).start()
+
+    def _restore_emptied_redis(self) -> None:
+        """Beats restore the running jobs at once; an init check restores the waiting ones after the beats."""
+        self._beat_at = 0.0
+        if settings.ENABLE_PERIODIC_CHECK:
+            self._init_check_at = time.monotonic() + 2 * BEAT_SECONDS
+
+    def beat(self) -> None:
+        """Renews the worker's registration and the leases of its runs."""
+        state = "busy" if len(self._active) else "idle"
+        for queue in self._worker.queues:
+            runs = [run for run in self._active.all() if run.queue_name == queue.name]
+            if not self._books.beat(queue.name, runs, state=state, ttl=self._worker.worker_ttl + 60):
+                self._worker.connection.delete(self._worker.key)
+                self._worker.register_birth()
+
+    def _enforce_limits(self) -> None:
+        moment = time.monotonic()
+        for run in self._active.all():
+            if run.is_settling:
+                continue
+            if run.stop_reason is None and moment >= run.deadline + 1:
+                run.stop("timeout")
+            elif run.stop_reason in ("timeout", "canceled") and moment >= run.stopped_at + REACT_SECONDS:
+                self._abandon(run)
+
+    def _abandon(self, run: Run) -> None:
+        """Frees the slot of a job that does not react to its stop. The job keeps its thread."""
+        if run.claim_end():
+            logger.error("job %s did not end when told to; its slot is given on", run.job_id)
+            threading.Thread(target=self._give_up, args=(run,), name="give-up", daemon=True).start()
+
+    def _give_up(self, run: Run) -> None:
+        """Uses a thread of its own, so that a database that hangs does not delay the heartbeats."""
+        becomes, exception = "finished", ""
+        try:
+            close_old_connections()
+            import_attribute(GIVE_UP)(run.job_id, "the prediction did not end within its time limit")
+        except RetryLater:
+            becomes = "scheduled"
+        except Exception:  # the job is archived instead, and the sweep fails its task
+            becomes, exception = "failed", traceback.format_exc()
+        finally:
+            connection.close()
+        self._active.store([ending(run, becomes, exception)])
+        self._free_slot()
+
+
+def put_back(runs: list[tuple[str, str]], *, lost: bool) -> None:
+    """Sets the tasks of these runs (task id, run id) to `pending`: their jobs wait in the queue again."""
+    if not runs:
+        return
+    try:
+        import_attribute(PUT_BACK)(runs, lost)
+    finally:
+        connection.close()
