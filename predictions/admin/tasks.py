@@ -1,17 +1,12 @@
-"""Tasks in the Django admin: a window to look through, with Cancel as its only handle."""
+"""Tasks in the Django admin: read-only pages with actions to cancel, run again and try."""
 
 import json
-import re
 import shlex
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.models import LogEntry
-from django.contrib.auth.admin import GroupAdmin, UserAdmin
-from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -23,22 +18,17 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
-from unfold.paginator import InfinitePaginator
 
 from predictions import submission
+from predictions.admin.formatting import SHOWN_CHARACTERS, file_link, json_block, urls_in
 from predictions.admin.task_list import ExactFilter, NewestPaginator, PlatformFilter, StatusFilter, TaskList, search
 from predictions.models import UNFINISHED, Task
 from predictions.recorder import RecordError, RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
 
-SHOWN_CHARACTERS = 100_000
 SHOWN_FILES = 20
-_URL = re.compile(r"https?://\S+$|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+$")
-_PICTURE = re.compile(r"^data:image/|\.(png|jpe?g|gif|webp)(\?|$)", re.IGNORECASE)
-
 SHORT_ID = 18
-"""So many characters of an id tell tasks of the same moment apart; the first 13 say when it was made."""
+"""The first 13 characters of an id are its time; 18 tell tasks of the same millisecond apart."""
 LOOKUPS = frozenset({"", "exact", "gte", "lt", "year", "month", "day"})
 
 BADGES = {
@@ -64,7 +54,7 @@ RUN_AGAIN_DIALOG = {
 
 @admin.register(Task)
 class TaskAdmin(ModelAdmin):
-    """Nothing here edits a record by hand."""
+    """Shows tasks read-only: the pages offer no add, edit or delete."""
 
     list_display = ["short_id", "status_badge", "model_text", "platform", "user_id", "created_at", "run_time"]
     list_filter = [
@@ -79,7 +69,7 @@ class TaskAdmin(ModelAdmin):
     list_filter_sheet = False
     list_per_page = 50
     list_disable_select_all = True
-    search_fields = ["id"]  # what is searched says admin_list.search
+    search_fields = ["id"]  # shows the search box; task_list.search searches
     search_help_text = "The beginning of a task's id; or a user, a model or a request id, whole."
     ordering = ["-created_at"]
     sortable_by = ["created_at"]
@@ -128,7 +118,7 @@ class TaskAdmin(ModelAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[TaskList]:
         return TaskList
 
-    # --- who may do what
+    # --- permissions
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -146,10 +136,10 @@ class TaskAdmin(ModelAdmin):
         return bool(request.user.has_perm("predictions.run_task"))
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """What the filters ask, and nothing else: the database would be given whatever stands in the address."""
+        """Allows the lookups that the filters use. Django would pass any other lookup in the URL to the database."""
         return lookup.partition("__")[2] in LOOKUPS and bool(super().lookup_allowed(lookup, value, request))
 
-    # --- what is shown
+    # --- fields
 
     @display(description="Task")
     def short_id(self, task: Task) -> str:
@@ -178,20 +168,20 @@ class TaskAdmin(ModelAdmin):
 
     @display(description="Inputs")
     def inputs_text(self, task: Task) -> SafeString:
-        return _json(task.inputs)
+        return json_block(task.inputs)
 
     @display(description="Outputs")
     def outputs_text(self, task: Task) -> SafeString:
-        return _json(task.outputs)
+        return json_block(task.outputs)
 
     @display(description="Files")
     def files(self, task: Task) -> SafeString:
         """The pictures and links among the outputs."""
-        return format_html_join("", "{}", ((_shown(url),) for url in islice(_urls(task.outputs), SHOWN_FILES)))
+        return format_html_join("", "{}", ((file_link(url),) for url in islice(urls_in(task.outputs), SHOWN_FILES)))
 
     @display(description="Job")
     def job(self, task: Task) -> SafeString | str:
-        if task.queue_id != task.pk or task.agent != settings.TASK_TYPE_NAME:  # what a record client wrote there
+        if task.queue_id != task.pk or task.agent != settings.TASK_TYPE_NAME:  # a record client wrote this id
             return task.queue_id
         index = sorted(settings.RQ_QUEUES).index(settings.TASK_TYPE_NAME)
         url = reverse("admin:django_rq_job_detail", args=[index, task.queue_id])
@@ -199,7 +189,7 @@ class TaskAdmin(ModelAdmin):
 
     @display(description="As curl")
     def as_curl(self, task: Task) -> SafeString:
-        """The request again, to be copied; the key is the caller's own."""
+        """The request as a curl command to copy, with a placeholder for the API key."""
         body = {"model_name": task.model_name, "model_version": task.model_version, "inputs": task.inputs or {}}
         text = json.dumps({name: value for name, value in body.items() if value != ""})
         if len(text) > SHOWN_CHARACTERS:
@@ -211,7 +201,7 @@ class TaskAdmin(ModelAdmin):
             shlex.quote(text),
         )
 
-    # --- what can be done
+    # --- actions
 
     @action(description="Cancel selected tasks", permissions=["cancel"], icon="cancel")
     def cancel_selected(self, request: HttpRequest, tasks: QuerySet[Task]) -> None:
@@ -242,7 +232,7 @@ class TaskAdmin(ModelAdmin):
         dialog=RUN_AGAIN_DIALOG,
     )
     def run_again(self, request: HttpRequest, form: Form, object_id: str) -> HttpResponse:
-        """Queues a new task with the same model and inputs, and goes to its page."""
+        """Queues a new task with the same model and inputs, and opens its page."""
         asked = self.get_object(request, object_id)
         page = reverse("admin:predictions_task_change", args=[object_id])
         if asked is not None and (task := self._submit(request, asked)) is not None:
@@ -253,11 +243,11 @@ class TaskAdmin(ModelAdmin):
 
     @action(description="Try it", permissions=["run"], url_path="try-it", icon="science")
     def try_it(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The page to ask with other inputs, filled in with these."""
+        """Opens the playground with this task's inputs."""
         return HttpResponseRedirect(f"{reverse('agent-try')}?{urlencode({'task': object_id})}")
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
-        """Cancel is there while there is something to cancel, Run again where the inputs are known."""
+        """Offers Cancel for unfinished tasks, and Run again for tasks of this agent, whose inputs are known."""
         task = Task.objects.filter(pk=object_id, agent=settings.TASK_TYPE_NAME).values("status").first()
         offered = ("run_again", "try_it") if task else ()
         if task and task["status"] in UNFINISHED:
@@ -292,78 +282,3 @@ class TaskAdmin(ModelAdmin):
             self.log_change(request, task, "Canceled.")
             return True
         return False
-
-
-def _json(value: Any) -> SafeString:
-    """JSON to read, cut where it is too long for a page."""
-    if value is None:
-        return SafeString("")
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = text.encode("utf-8", "backslashreplace").decode()
-    if len(text) > SHOWN_CHARACTERS:
-        text = f"{text[:SHOWN_CHARACTERS]}\n… {len(text) - SHOWN_CHARACTERS} characters more"
-    return format_html('<pre class="whitespace-pre-wrap break-words text-xs max-h-96 overflow-auto">{}</pre>', text)
-
-
-def _urls(value: Any) -> Iterator[str]:
-    """Every web address and inline picture in the outputs, however deep."""
-    if isinstance(value, str) and _URL.match(value):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _urls(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _urls(inner)
-
-
-def _shown(url: str) -> SafeString:
-    """A picture, or a link. Nothing tells the other server which page asked."""
-    if not _PICTURE.search(url):
-        link = '<a href="{}" rel="noreferrer noopener" class="text-primary-600 underline block">{}</a>'
-        return format_html(link, url, url)
-    picture = format_html(
-        '<img src="{}" alt="an output of the task" referrerpolicy="no-referrer" class="max-h-64 rounded">',
-        url,
-    )
-    if url.startswith("data:"):
-        return picture
-    return format_html('<a href="{}" rel="noreferrer noopener" class="inline-block m-1">{}</a>', url, picture)
-
-
-@admin.register(LogEntry)
-class HistoryAdmin(ModelAdmin):
-    """Who did what in the admin, and when."""
-
-    list_display = ["action_time", "user", "object_repr", "change_message"]
-    list_filter = ["action_time"]
-    search_fields = ["=user__username", "object_id"]
-    list_select_related = ["user"]
-    list_per_page = 50
-    show_full_result_count = False
-    paginator = InfinitePaginator
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: LogEntry | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: LogEntry | None = None) -> bool:
-        return False
-
-
-admin.site.unregister(User)
-admin.site.unregister(Group)
-
-
-@admin.register(User)
-class PersonAdmin(UserAdmin, ModelAdmin):  # type: ignore[type-arg]
-    form = UserChangeForm
-    add_form = UserCreationForm
-    change_password_form = AdminPasswordChangeForm
-
-
-@admin.register(Group)
-class TeamAdmin(GroupAdmin, ModelAdmin):
-    pass
