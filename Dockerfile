@@ -3,11 +3,10 @@
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /app
 RUN python3 -m venv --without-pip /venv
-COPY requirements.txt ./
-# Wheels only, so no compiler is needed; dumb-init passes signals on while a process is still starting as PID 1.
-RUN sed '/^# For scripts\/run alone/,$d' requirements.txt > /tmp/requirements.txt \
-    && python3 -m pip --python /venv/bin/python3 install --no-cache-dir --disable-pip-version-check \
-        --root-user-action=ignore --only-binary=:all: --requirement /tmp/requirements.txt dumb-init==1.2.5.post1
+COPY requirements.lock ./
+# Wheels only, so no compiler is needed.
+RUN python3 -m pip --python /venv/bin/python3 install --no-cache-dir --disable-pip-version-check \
+        --root-user-action=ignore --only-binary=:all: --require-hashes --requirement requirements.lock
 COPY . .
 RUN ENVIRONMENT=production /venv/bin/python3 manage.py collectstatic --noinput --verbosity 0 \
     && rm -rf var \
@@ -15,7 +14,9 @@ RUN ENVIRONMENT=production /venv/bin/python3 manage.py collectstatic --noinput -
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="serving-agent" \
-      org.opencontainers.image.description="One API and one task ledger in front of model platforms"
+      org.opencontainers.image.description="One API and one task ledger in front of model platforms" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/serving-agent/serving-agent"
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -32,5 +33,6 @@ WORKDIR /app
 USER 10001:10001
 EXPOSE 8000 9100 12000
 HEALTHCHECK --interval=30s --timeout=6s --start-period=60s CMD ["python3", "scripts/healthcheck.py"]
+# dumb-init passes signals on while a process is still starting as PID 1.
 ENTRYPOINT ["dumb-init", "--single-child", "--", "scripts/process"]
 CMD ["web"]

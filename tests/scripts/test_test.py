@@ -50,7 +50,7 @@ def test_it_installs_what_the_tests_need_then_runs_lint_and_the_suite_on_both_da
     done = run(checkout)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "test: everything passed")
     assert calls(checkout) == [
-        "scripts/run --prepare requirements-dev.txt",
+        "scripts/run --prepare requirements-dev.lock",
         f"{LINT} ",
         f"python {SUITE} on SQLite",
         f"python {SUITE} on postgres://its-own",
