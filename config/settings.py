@@ -7,10 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from config import __version__
 from config.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
+VERSION = __version__
 
 env = Environment(os.environ)
 env.read_file(Path(os.environ.get("ENV_FILE") or BASE_DIR / ".env"), must_exist=bool(os.environ.get("ENV_FILE")))
@@ -340,7 +342,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Serving agent",
-    "VERSION": "0.1.0",
+    "VERSION": VERSION,
     "OAS_VERSION": "3.1.0",
     "SCHEMA_PATH_PREFIX": "",
     "SORT_OPERATIONS": False,

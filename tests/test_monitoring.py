@@ -20,6 +20,7 @@ GRAFANA = DEPLOY / "grafana" / "serving-agent.json"
 NOT_METRICS = {
     "sum",
     "max",
+    "count",
     "by",
     "le",
     "on",
@@ -29,6 +30,7 @@ NOT_METRICS = {
     "platform",
     "model",
     "status",
+    "version",
     "outcome",
     "path",
     "m",

@@ -57,6 +57,7 @@ TABLE: dict[str, dict[str, int | str]] = {
     "POST /pause": OPERATOR,
     "POST /unpause": OPERATOR,
     "POST /delete_pending": OPERATOR,
+    "GET /": OPEN,
     "GET /live": OPEN,
     "GET /ready": OPEN,
     "GET /metrics": METRICS,

@@ -6,10 +6,11 @@ Redis and the database is read when somebody asks, and is the same wherever it i
 
 import logging
 from collections.abc import Iterator
+from platform import python_version
 
 from django.conf import settings
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from predictions.operations import statistics
@@ -28,6 +29,7 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     registry.register(_Counted())
     registry.register(_Standing())
+    registry.register(_Build())
     return generate_latest(registry)
 
 
@@ -52,6 +54,13 @@ class _Standing:
             yield from _of_the_tasks()
         except RecordUnavailable:
             logger.warning("metrics without the tasks: the database does not answer")
+
+
+class _Build:
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "build", "The agent's version.", {"version": settings.VERSION, "python_version": python_version()}
+        )
 
 
 def _of_the_queue() -> Iterator[Metric]:

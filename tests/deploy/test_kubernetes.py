@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django.conf import settings
 
 from tests.deploy import manifests
 from tests.deploy.manifests import (
@@ -409,7 +410,7 @@ def test_every_image_of_the_agent_is_the_same_and_others_have_a_tag(variant: str
     for workload in workloads(render(variant)):
         for part in manifests.containers(workload):
             images["serving-agent" in part["image"]].add(part["image"])
-    expected = "registry.example.com/serving-agent:0.1.0" if variant == "example" else "serving-agent"
+    expected = f"registry.example.com/serving-agent:{settings.VERSION}" if variant == "example" else "serving-agent"
     assert images[True] == {expected}
     assert all(re.search(r":\d", image) for image in images[False])
 

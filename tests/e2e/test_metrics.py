@@ -1,10 +1,12 @@
 """/metrics over real processes: what two web processes and a worker counted, told by any of them."""
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
+from django.conf import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from predictions.models import Task
@@ -46,6 +48,7 @@ def test_metrics_add_up_over_web_and_worker_processes(
         assert samples[("tasks_finished_total", "m", "succeeded")] == 40
         assert samples[("platform_request_seconds_count", "succeeded", "k8s")] == 40
         assert samples[("workers",)] == 1
+        assert samples[("build_info", platform.python_version(), settings.VERSION)] == 1
         assert samples[("task_queue_size",)] == 0
     assert requests.get(f"http://{address}/live", timeout=30).json() == {"message": "worker OK"}
     assert requests.get(f"http://{address}/v1/predict", timeout=30).status_code == 404

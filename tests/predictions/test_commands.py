@@ -26,7 +26,7 @@ from tests.predictions.commands import Shell, listens, move
 from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
 
-OURS = ["doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
+OURS = ["version", "doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
 PROCESSES = ["rqworker", "scheduler"]
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 

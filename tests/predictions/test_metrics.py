@@ -29,6 +29,7 @@ NAMES = {
     "tasks_finished_total",
     "platform_request_seconds",
     "workers",
+    "build_info",
 }
 IRIS: dict[str, Any] = {"model_name": "iris", "inputs": {"n": 1}}
 

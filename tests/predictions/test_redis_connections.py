@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from django.core.checks import run_checks
+from redis._parsers import _HiredisParser
 
 from predictions.redis.connections import MasterConnection, forget_connections, get_redis, is_lost
 from predictions.redis.topology import Address, ElectedMaster, View, parse_address
@@ -306,3 +307,9 @@ def test_without_any_redis_the_error_says_what_to_set(configured: Callable[..., 
     with pytest.raises(redis.ConnectionError, match="set REDIS_ADDRESS"):
         get_redis()
     forget_connections()
+
+
+def test_hiredis_parses_what_redis_answers() -> None:
+    connection = get_redis().connection_pool.make_connection()
+    assert isinstance(connection, MasterConnection)
+    assert isinstance(connection._parser, _HiredisParser)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import OpenApiExample
 from rest_framework import serializers
 
 from predictions.api import openapi
 from predictions.api.health import LiveView, ReadyView
+from predictions.api.home import HomeView
 from predictions.api.metrics import MetricsView
 from predictions.api.openapi import (
     ANYBODY,
@@ -34,6 +36,11 @@ class Paused(serializers.Serializer[Any]):
 class Deleted(serializers.Serializer[Any]):
     num_of_pending_tasks = serializers.IntegerField(min_value=0, help_text="How many waited.")
     num_of_deleted_tasks = serializers.IntegerField(min_value=0, help_text="How many of them are canceled now.")
+
+
+class Home(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    version = serializers.CharField()
 
 
 class Live(serializers.Serializer[Any]):
@@ -142,6 +149,22 @@ FULL = {
     "error": "not ready: redis: queue full",
     "code": "unavailable",
 }
+describe(
+    HomeView,
+    get=operation(
+        "home",
+        tag="Health",
+        who=ANYBODY,
+        summary="The agent's name and version",
+        answers={
+            200: answer(
+                Home,
+                "The same for every caller.",
+                OpenApiExample("Home", {"name": "serving-agent", "version": settings.VERSION}),
+            )
+        },
+    ),
+)
 describe(
     LiveView,
     get=operation(
