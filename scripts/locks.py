@@ -37,7 +37,7 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def locked(text: str) -> dict[str, Locked]:
-    """Package → what a lock says of it."""
+    """Package → its entry in a lock."""
     found: dict[str, Locked] = {}
     for entry in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]:
         requirement = Requirement(entry.splitlines()[0].removesuffix("\\"))

@@ -1,4 +1,4 @@
-"""`GET /`: which software answers here, and in which version."""
+"""`GET /`: the name and version of this software."""
 
 from django.conf import settings
 from rest_framework.request import Request

@@ -1,7 +1,7 @@
-"""What /metrics says: the counters of all processes of this host, and how queue, tasks and workers stand now.
+"""The text of /metrics: this host's counters, the state of queue, tasks and workers, and the version.
 
-Counters live in files, one per process, that prometheus_client adds up (PROMETHEUS_MULTIPROC_DIR). What stands in
-Redis and the database is read when somebody asks, and is the same wherever it is asked.
+Each process keeps its counters in files, and prometheus_client adds them up (PROMETHEUS_MULTIPROC_DIR). Each scrape
+reads the gauges from Redis and the database, so they are the same on every host.
 """
 
 import logging

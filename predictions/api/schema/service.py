@@ -159,7 +159,7 @@ describe(
         answers={
             200: answer(
                 Home,
-                "The same for every caller.",
+                "All callers get the same answer.",
                 OpenApiExample("Home", {"name": "serving-agent", "version": settings.VERSION}),
             )
         },
