@@ -91,7 +91,7 @@ TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "p
 
 # --- The platforms: each entry of PLATFORMS is a class of `platforms` and what its constructor takes
 ML_PLATFORM = {"k8s-plugin": "k8s"}.get(_platform := env.text("ML_PLATFORM", default="local").lower(), _platform)
-LOCAL_PREDICTOR = env.text("LOCAL_PREDICTOR", default="examples.iris:predict")
+LOCAL_PREDICTOR = env.text("LOCAL_PREDICTOR", default="examples:models")
 KSERVE_VERSION = env.text(
     "KSERVE_VERSION", default="0.13.1", pattern=r"v?\d+(\.\d+)*\S*", hint="Write a version, such as 0.13.1."
 )

@@ -1,1 +1,5 @@
-"""Example models that the serving agent can run or call without any other software."""
+"""The models of a first run: LOCAL_PREDICTOR=examples:models."""
+
+from examples import iris, text
+
+models = {"iris": iris.predict, "text": text.generate}

@@ -242,6 +242,10 @@ class Platform(ABC):
         """The model's own description of its inputs. Raises as `predict`; Unsupported where there is none."""
         raise Unsupported(f"the {self.name} platform has no input documentation")
 
+    def models(self) -> list[str]:
+        """The names of the models, where the platform knows them without a request; else an empty list."""
+        return []
+
     def check(self, model_name: str, call: Call) -> Health:
         """Whether predictions could run, as far as that can be asked without running (and paying for) one.
 

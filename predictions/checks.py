@@ -74,14 +74,15 @@ def _platform() -> list[CheckMessage]:
 
 
 def _predictor() -> list[CheckMessage]:
-    module, colon, function = settings.LOCAL_PREDICTOR.partition(":")
+    module, colon, name = settings.LOCAL_PREDICTOR.partition(":")
     try:
-        if colon and callable(getattr(import_module(module), function, None)):
+        found = getattr(import_module(module), name, None) if colon else None
+        if callable(found) or (isinstance(found, dict) and found and all(callable(one) for one in found.values())):
             return []
-        problem = "names no callable"
+        problem = "names no function, and no dict of functions"
     except ImportError as error:
         problem = f"cannot be imported: {error}"
-    hint = "Write package.module:function, such as examples.iris:predict."
+    hint = "Write package.module:name of a function or of a dict of functions, such as examples:models."
     return [_error("E013", f"LOCAL_PREDICTOR={settings.LOCAL_PREDICTOR!r} {problem}", hint)]
 
 

@@ -135,10 +135,10 @@ def test_the_line_that_the_platforms_page_replaces_is_in_the_settings_that_scrip
     assert replaced[1] in SETTINGS_OF_SCRIPTS_RUN.splitlines()
 
 
-def test_scripts_run_starts_the_iris_example_at_the_address_that_the_readme_says() -> None:
+def test_scripts_run_starts_the_example_models_at_the_address_that_the_readme_says() -> None:
     written = dict(re.findall(r"^([A-Z_]+)=(.*)$", SETTINGS_OF_SCRIPTS_RUN, re.MULTILINE))
     assert set(re.findall(r"http://127\.0\.0\.1:\d+", README)) == {f"http://{written['HTTP_SERVER_ADDRESS']}"}
-    assert (written["ML_PLATFORM"], SETTINGS["LOCAL_PREDICTOR"]) == ("local", "examples.iris:predict")
+    assert (written["ML_PLATFORM"], SETTINGS["LOCAL_PREDICTOR"]) == ("local", "examples:models")
 
 
 def test_a_file_that_a_page_names_exists() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from platforms import Call, PlatformError, get_platform
 from predictions import submission
 from predictions.api.authentication import StaffSession
 from predictions.api.predictions import AsyncPredictView, PredictView
@@ -24,7 +26,6 @@ from predictions.operations import statistics
 from predictions.recorder import RecordUnavailable
 
 MAY_RUN = "predictions.run_task"
-EXAMPLE = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
 
 class MayRun(BasePermission):
@@ -44,8 +45,10 @@ def for_staff(view: type[APIView]) -> Callable[..., Any]:
 
 @require_GET
 def page(request: HttpRequest) -> HttpResponse:
-    """The form; `?task=…` fills in what an earlier task was asked."""
+    """The form; `?task=…` fills in the model and inputs of an earlier task."""
     asked = _asked(request.GET.get("task", ""))
+    examples = _examples()
+    first = next(iter(examples), "")
     return render(
         request,
         "admin/agent/try.html",
@@ -53,10 +56,11 @@ def page(request: HttpRequest) -> HttpResponse:
             **admin.site.each_context(request),
             "title": "Try it",
             "may_run": request.user.has_perm(MAY_RUN),
-            "models": _models(),
-            "model_name": asked.model_name if asked else "iris" if settings.ML_PLATFORM == "local" else "",
+            "models": sorted({*_recent_models(), *examples}),
+            "examples": json.dumps(examples, ensure_ascii=False),
+            "model_name": asked.model_name if asked else first or settings.MODEL_NAME,
             "model_version": asked.model_version if asked else "",
-            "inputs": json.dumps(asked.inputs if asked else EXAMPLE, indent=2, ensure_ascii=False),
+            "inputs": json.dumps(asked.inputs if asked else examples.get(first, {}), indent=2, ensure_ascii=False),
             "platform": settings.ML_PLATFORM,
         },
     )
@@ -71,8 +75,18 @@ def _asked(task_id: str) -> Task | None:
         return None
 
 
-def _models() -> list[str]:
-    """Those that ended lately, to choose from."""
+def _examples() -> dict[str, Any]:
+    """Example inputs of each model that the platform knows: the defaults in its input documentation."""
+    platform = get_platform(settings.ML_PLATFORM, settings.PLATFORMS)
+    examples = {}
+    for model_name in platform.models():
+        with suppress(PlatformError, AttributeError, TypeError):  # a user's own docs() may return anything
+            described = platform.docs(model_name, Call(timeout_seconds=1))
+            examples[model_name] = {name: about["default"] for name, about in described.items() if "default" in about}
+    return examples
+
+
+def _recent_models() -> list[str]:
     try:
         return sorted({one.model_name for one in statistics.by_model()})
     except RecordUnavailable:

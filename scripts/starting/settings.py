@@ -24,7 +24,7 @@ ALLOW_ANONYMOUS=true
 # Reachable from this machine only, because callers need no key. 0.0.0.0:8000 is reachable from everywhere.
 HTTP_SERVER_ADDRESS=127.0.0.1:8000
 
-# Runs the example model in examples/iris. Others: kserve, k8s, replicate, runpod.
+# Runs the models in examples/: iris and text. Others: kserve, k8s, replicate, runpod.
 ML_PLATFORM=local
 """
 
@@ -37,7 +37,7 @@ def read_settings() -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w") as file:
             file.write(SETTINGS.format(secret_key=secrets.token_urlsafe(50)))
-        say("Wrote .env: an open API on this machine only, with the example model. Change it there.")
+        say("Wrote .env: an open API on this machine only, with the example models. Change it there.")
     environ.Env.read_env(path)
     os.environ["WEBHOOK_BIND"] = os.environ.get("WEBHOOK_BIND") or WEBHOOK_BIND
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

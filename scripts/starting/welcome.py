@@ -16,7 +16,7 @@ The serving agent is up.
 Try it in another terminal.{hint} A prediction that you wait for:
 
   curl -sS {url}/v1/predict{headers} -d {body}
-
+{stream}
 One that is queued{how_long}, then what became of it, then its cancellation:
 
   TASK=$(curl -sS {url}/async/v1/predict{headers} -d {queued_body} | cut -d '"' -f 4); echo "$TASK"
@@ -26,17 +26,25 @@ One that is queued{how_long}, then what became of it, then its cancellation:
 Ctrl-C ends everything.
 
 """
-EXAMPLE = "examples.iris:predict"
+STREAM = """
+One that streams its words:
+
+  curl -sSN {url}/v1/generate{headers} -d {body}
+"""
+EXAMPLE = "examples:models"
 EXAMPLE_INPUTS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
 
 def welcome(address: Address, operator: str, password: str) -> str:
     """How to call the agent with its present settings."""
     key = " -H 'Authorization: Bearer YOUR_API_KEY'" if _setting("API_KEYS") else ""
+    headers = f"{key} -H 'Content-Type: application/json'"
+    stream = ""
     if _setting("ML_PLATFORM", "local") == "local" and _setting("LOCAL_PREDICTOR", EXAMPLE) == EXAMPLE:
         hint, how_long = "", " and takes a minute"
         body = _body("iris", json.dumps(EXAMPLE_INPUTS))
         queued_body = _body("iris", json.dumps({**EXAMPLE_INPUTS, "delay_seconds": 60}))
+        stream = STREAM.format(url=address.url, headers=headers, body=_body("text", json.dumps({"prompt": "The girl"})))
     else:
         model = _setting("MODEL_NAME")
         name = "" if model else "YOUR_MODEL with your model's name and "
@@ -51,7 +59,8 @@ def welcome(address: Address, operator: str, password: str) -> str:
         hint=hint,
         how_long=how_long,
         key=key,
-        headers=f"{key} -H 'Content-Type: application/json'",
+        headers=headers,
+        stream=stream,
         body=body,
         queued_body=queued_body,
     )

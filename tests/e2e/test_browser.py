@@ -1,6 +1,7 @@
 """The admin in a real browser."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def collected(tmp_path: Path, configured: Callable[..., None]) -> str:
 
 @pytest.fixture
 def web(serve: Callable[..., Server], collected: str) -> Server:
-    return serve("web", STATIC_ROOT=collected, LOCAL_PREDICTOR="examples.iris:predict")
+    return serve("web", STATIC_ROOT=collected, LOCAL_PREDICTOR="examples:models")
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_task_is_watched_from_pending_to_succeeded(web: Server, page: Page, se
     row = page.locator("tr", has_text=task_id[:18])
     expect(row).to_contain_text("Pending")
     page.screenshot(path=PICTURES / "tasks.png")
-    serve("worker", LOCAL_PREDICTOR="examples.iris:predict")
+    serve("worker", LOCAL_PREDICTOR="examples:models")
     until(lambda: Task.objects.get().status == "succeeded")
     page.reload()
     expect(row).to_contain_text("Succeeded")
@@ -99,7 +100,7 @@ def test_the_dashboard_refreshes_itself_and_pauses_and_resumes_the_queue(
     page.locator("dialog[open]").get_by_role("button", name="Pause").click()
     expect(page.locator("#agent-numbers")).to_contain_text("The queue is paused (by operator)")
     assert queue.paused()
-    serve("worker", LOCAL_PREDICTOR="examples.iris:predict")
+    serve("worker", LOCAL_PREDICTOR="examples:models")
     for _ in range(3):
         submit(web)
     expect(page.locator("#waiting")).to_have_text("3", timeout=20_000)  # without a reload
@@ -125,7 +126,7 @@ def test_what_waits_is_deleted_from_the_dashboard_and_the_history_says_by_whom(w
 
 
 def test_the_try_it_page_runs_sync_and_async_predictions(web: Server, page: Page, serve: Callable[..., Server]) -> None:
-    serve("worker", LOCAL_PREDICTOR="examples.iris:predict")
+    serve("worker", LOCAL_PREDICTOR="examples:models")
     page.get_by_role("link", name="Try it").click()
     page.get_by_role("button", name="Run on local").click()
     expect(page.locator("#try-status")).to_contain_text("200 succeeded")
@@ -168,6 +169,19 @@ def test_the_try_it_page_streams_piece_by_piece_and_cancels(
     stub.close()
 
 
+def test_the_try_it_page_streams_the_words_of_the_text_example(web: Server, page: Page) -> None:
+    page.goto("/admin/agent/try")
+    page.get_by_label("Model").fill("text")
+    page.get_by_label("Model").blur()
+    expect(page.get_by_label("Inputs")).to_have_value(re.compile('"prompt": "The keeper"'))
+    page.get_by_label("Streaming").check()
+    page.get_by_role("button", name="Run on local").click()
+    expect(page.locator("#try-answer")).to_contain_text("The keeper ", timeout=20_000)
+    expect(page.locator("#try-status")).to_have_text("succeeded", timeout=20_000)
+    page.screenshot(path=PICTURES / "try-stream.png")
+    assert Task.objects.get().outputs.startswith("The keeper ")
+
+
 @pytest.mark.parametrize("is_signed_in", [True, False])
 def test_an_operators_route_is_tried_on_the_page_of_the_api_by_who_is_signed_in(page: Page, is_signed_in: bool) -> None:
     if not is_signed_in:
@@ -183,7 +197,7 @@ def test_an_operators_route_is_tried_on_the_page_of_the_api_by_who_is_signed_in(
 
 
 def test_a_running_task_is_canceled_by_its_button(web: Server, page: Page, serve: Callable[..., Server]) -> None:
-    worker = serve("worker", LOCAL_PREDICTOR="examples.iris:predict")
+    worker = serve("worker", LOCAL_PREDICTOR="examples:models")
     task_id = submit(web, delay_seconds=120)
     until(lambda: Task.objects.get().status == "running")
     page.goto(f"/admin/predictions/task/{task_id}/change/")

@@ -1,5 +1,6 @@
 """What only the real web server shows: cooperative local models, probes by address, malformed chunks."""
 
+import json
 import socket
 import threading
 import time
@@ -38,6 +39,24 @@ def test_a_sync_prediction_on_a_local_model_can_be_canceled(serve: Serve) -> Non
     assert requests.post(f"{web.url}/cancel/{Task.objects.get().pk}", timeout=30).status_code == 202
     caller.join(30)
     assert (answers[0].status_code, answers[0].json()["code"]) == (409, "canceled")
+
+
+def test_a_local_models_stream_arrives_word_by_word_and_ends_with_a_cancel(serve: Serve) -> None:
+    web = serve("web", LOCAL_PREDICTOR="examples:models")
+    body = {"model_name": "text", "inputs": {"max_words": 1000, "seconds_per_word": 0.05, "prompt": "The cat"}}
+    with requests.post(f"{web.url}/v1/generate", json=body, stream=True, timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert json.loads(next(lines)) == {"id": 0, "data": "The cat"}
+        assert json.loads(next(lines))["id"] == 1
+        assert requests.get(f"{web.url}/live", timeout=30).status_code == 200
+        task = Task.objects.get()
+        assert task.status == "running"
+        assert requests.post(f"{web.url}/cancel/{task.pk}", timeout=30).status_code == 202
+        rest = [json.loads(line) for line in lines]
+    assert rest[-1]["code"] == "canceled"
+    assert len(rest) < 900
+    task.refresh_from_db()
+    assert task.status == "canceled"
 
 
 def test_a_local_model_runs_on_in_web_after_its_caller_was_answered(serve: Serve, tmp_path: Path) -> None:

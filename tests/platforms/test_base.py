@@ -128,7 +128,7 @@ LOCAL = Local(predictor="examples.iris:predict", timeout_seconds=1)
 @pytest.mark.parametrize("platform", [LOCAL, k8s("host")], ids=lambda platform: platform.name)
 def test_a_platform_that_cannot_stream_says_so(platform: Platform) -> None:
     with pytest.raises(Unsupported, match="cannot stream"):
-        platform.stream(Prediction("iris", {}), Call(timeout_seconds=1))
+        next(platform.stream(Prediction("iris", {}), Call(timeout_seconds=1)))
 
 
 @pytest.mark.parametrize("platform", [replicate("host"), runpod("host")], ids=lambda platform: platform.name)

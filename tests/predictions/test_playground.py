@@ -1,9 +1,11 @@
 """The admin's "Try it" page and "Run again": predictions by staff, as an API caller would ask for them."""
 
+import html
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
@@ -40,7 +42,7 @@ def test_staff_run_sync_async_and_streaming_predictions(staff: Client, configure
     task_id = ask(staff, "/async/v1/predict").json()["id"]
     assert staff.get(f"{TRY}/task/{task_id}").json()["status"] == "pending"
     assert staff.post(f"{TRY}/cancel/{task_id}").status_code == 200
-    assert ask(staff, "/v1/generate").json()["code"] in ("unsupported", "invalid_inputs")
+    assert ask(staff, "/v1/generate").json()["code"] == "unsupported"
     assert Task.objects.get(status="succeeded").user_id == "operator"
 
 
@@ -70,6 +72,22 @@ def test_the_page_is_filled_in_with_what_an_earlier_task_was_asked(staff: Client
     assert 'value="v2"' in page
     assert "&lt;/textarea&gt;" in page
     assert staff.get(TRY, {"task": "none-such"}).status_code == 200
+
+
+def test_the_page_offers_the_platforms_models_with_their_documented_inputs(
+    staff: Client, configured: Callable[..., None]
+) -> None:
+    name, arguments = settings.PLATFORMS["local"]
+    configured(PLATFORMS={"local": (name, {**arguments, "predictor": "tests.helpers.streaming_predictor:models"})})
+    page = html.unescape(staff.get(TRY).content.decode())
+    assert '<option value="words">' in page
+    assert '"words": {"words": ["a"]}' in page
+
+
+def test_a_platform_that_names_no_models_suggests_no_inputs(staff: Client) -> None:
+    page = staff.get(TRY).content.decode()
+    assert ">{}</textarea>" in page
+    assert 'name="model_name" list="try-models" required value=""' in page
 
 
 def test_run_again_queues_a_new_task_with_the_same_inputs(staff: Client) -> None:

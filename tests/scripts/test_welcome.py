@@ -33,7 +33,6 @@ class Greet:
 def bodies(text: str) -> list[str]:
     """The request bodies of the printed curl commands."""
     commands = [line for line in text.splitlines() if " -d '" in line]
-    assert len(commands) == 2
     return [shlex.split(command.partition(" | ")[0].removeprefix("  TASK=$("))[-1] for command in commands]
 
 
@@ -42,7 +41,7 @@ def bodies(text: str) -> list[str]:
     [
         {},
         {"ML_PLATFORM": "", "LOCAL_PREDICTOR": ""},
-        {"ML_PLATFORM": " local ", "LOCAL_PREDICTOR": "examples.iris:predict", "MODEL_NAME": "wine"},
+        {"ML_PLATFORM": " local ", "LOCAL_PREDICTOR": "examples:models", "MODEL_NAME": "wine"},
     ],
     ids=str,
 )
@@ -50,9 +49,10 @@ def test_for_the_example_model_the_commands_can_be_copied_as_they_are(
     greet: Greet, environment: dict[str, str]
 ) -> None:
     text = greet(**environment)
-    now, queued = map(json.loads, bodies(text))
+    now, streamed, queued = map(json.loads, bodies(text))
     assert now == {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}}
     assert queued == {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]], "delay_seconds": 60}}
+    assert streamed == {"model_name": "text", "inputs": {"prompt": "The girl"}}
     assert "Replace" not in text
     assert "takes a minute" in text
 
@@ -75,7 +75,7 @@ def test_for_another_model_the_inputs_are_a_placeholder_to_replace(
     assert bodies(text) == [f'{{"model_name": "{model}", "inputs": YOUR_INPUTS}}'] * 2
     assert "YOUR_INPUTS with the model's inputs, a JSON object." in text
     assert ("Replace YOUR_MODEL" in text) is ("MODEL_NAME" not in environment)
-    for word in ("iris", "instances", "delay_seconds", "minute"):
+    for word in ("iris", "instances", "delay_seconds", "minute", "generate"):
         assert word not in text
 
 

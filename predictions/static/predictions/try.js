@@ -125,6 +125,15 @@ function curl() {
   return `curl ${flags}${url} -H 'apikey: YOUR-KEY' -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(question()))}`;
 }
 
+// Choosing a model replaces an unedited example by that model's example inputs.
+const examples = JSON.parse(form.dataset.examples);
+const asText = (inputs) => JSON.stringify(inputs, null, 2);
+form.model_name.addEventListener("change", () => {
+  const chosen = examples[form.model_name.value.trim()];
+  const isUnedited = Object.values(examples).some((inputs) => asText(inputs) === form.inputs.value);
+  if (chosen && isUnedited) form.inputs.value = asText(chosen);
+});
+
 complain("");
 nameTask("");
 form.addEventListener("submit", run);
