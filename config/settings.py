@@ -405,6 +405,9 @@ UNFOLD = {
     "SITE_HEADER": "Serving agent",
     "SITE_SUBHEADER": f"{ML_PLATFORM} · queue {TASK_TYPE_NAME}",
     "SITE_SYMBOL": "hub",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: f"{STATIC_URL}predictions/favicon.svg"}
+    ],
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "predictions.admin.dashboard.context",
     "SIDEBAR": {
