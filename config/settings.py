@@ -284,6 +284,7 @@ FORMAT_MODULE_PATH = ["config.formats"]
 
 STATIC_URL = "/static/"
 STATIC_ROOT = env.text("STATIC_ROOT") or str(BASE_DIR / "staticfiles")
+WHITENOISE_ROOT = BASE_DIR / "templates" / "root"  # served at /: /favicon.ico
 WHITENOISE_USE_FINDERS = not PRODUCTION
 MEDIA_ROOT = env.text("MEDIA_ROOT") or str(VAR_DIR / "media")
 MEDIA_URL = "/media/"

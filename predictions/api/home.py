@@ -1,10 +1,8 @@
-"""`GET /`: a page for people, or the name and version as JSON; and the favicon."""
+"""`GET /`: a page for people, or the name and version as JSON."""
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import render
-from django.templatetags.static import static
-from django.views.decorators.http import require_safe
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -28,9 +26,3 @@ class HomeView(APIView):
         page["Content-Security-Policy"] = PAGE_POLICY
         page["Vary"] = "Accept"
         return page
-
-
-@require_safe
-def favicon(request: HttpRequest) -> HttpResponse:
-    """Redirects to the icon: browsers ask for /favicon.ico on pages that name no icon, such as JSON."""
-    return HttpResponse(status=302, headers={"Location": static("predictions/favicon.svg")})

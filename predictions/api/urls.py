@@ -5,7 +5,7 @@ from django.urls import path
 import predictions.api.schema  # noqa: F401  (describes these routes)
 from predictions.api.docs import DocsView
 from predictions.api.health import LiveView, ReadyView
-from predictions.api.home import HomeView, favicon
+from predictions.api.home import HomeView
 from predictions.api.metrics import MetricsView
 from predictions.api.predictions import AsyncPredictView, PredictView
 from predictions.api.queue import DeletePendingView, PauseView, QueueSizeView, UnfinishedView, UnpauseView
@@ -15,7 +15,6 @@ from predictions.api.tasks import CancelView, TaskView
 
 urlpatterns = [
     path("", HomeView.as_view(), name="home"),
-    path("favicon.ico", favicon, name="favicon"),
     path("v1/predict", PredictView.as_view(), name="predict"),
     path("async/v1/predict", AsyncPredictView.as_view(), name="async-predict"),
     path("v1/generate", GenerateView.as_view(), name="generate"),

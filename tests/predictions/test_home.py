@@ -43,10 +43,11 @@ def test_the_page_does_not_link_documentation_that_is_switched_off(configured: C
 
 def test_only_reading_is_allowed() -> None:
     assert Client().post("/").status_code == 405
-    assert Client().post("/favicon.ico").status_code == 405
 
 
-def test_the_favicon_leads_to_a_file() -> None:
+def test_browsers_find_the_favicon() -> None:
     answer = Client().get("/favicon.ico")
-    assert (answer.status_code, answer["Location"]) == (302, "/static/predictions/favicon.svg")
-    assert finders.find("predictions/favicon.svg")
+    assert (answer.status_code, answer["Content-Type"]) == (200, "image/x-icon")
+    assert answer.getvalue().startswith(b"\x00\x00\x01\x00")
+    answer.close()
+    assert finders.find("predictions/favicon.svg")  # the pages name this one
