@@ -1,6 +1,4 @@
-"""Ids that grow with time, so that an index of them grows at its end: among a million chance ones, each new id would
-touch a page that nobody has touched lately.
-"""
+"""Ids that grow with time (UUID version 7), so that new rows go to the end of an index."""
 
 import os
 import time

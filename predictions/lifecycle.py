@@ -9,7 +9,7 @@
 
 An ended task never changes. A running task is put back when its worker handed it back or was lost; its next run is the
 same attempt in the first case, the next one in the second. Each run has an id of its own, and only the latest may
-write what came of it. `run_id` of a pending task names the run that was lost with its worker; it is empty otherwise.
+write its outcome. `run_id` of a pending task names the run that was lost with its worker; it is empty otherwise.
 """
 
 import logging
@@ -123,7 +123,7 @@ def fail(
 ) -> None:
     """→ `failed`. `by_run`: said by the run that holds the task, so refused if a later one took over.
 
-    Without `tell` the record service is told by `report_ended` later. Raises InvalidTransition and RecordUnavailable.
+    Without `tell`, `report_ended` notifies the record service later. Raises InvalidTransition and RecordUnavailable.
     """
     _end(task, Status.FAILED, by_run=by_run, tell=tell, error_info=error_info, running_time=running_time)
 
@@ -149,7 +149,7 @@ def note_upstream(task: Task, upstream_id: str) -> None:
 
 
 def note_upstream_cancel(task: Task, what_came_of_it: str) -> None:
-    """Keeps what came of canceling the prediction on the platform; the one note that an ended task takes."""
+    """Records the result of canceling the prediction on the platform, the only change that an ended task takes."""
     logger.info("upstream job %s: %s", task.upstream_id, what_came_of_it, extra={"task_id": task.pk})
     task.upstream_cancel = what_came_of_it[:100]
     with suppress(RecordUnavailable), database_errors():
@@ -157,9 +157,9 @@ def note_upstream_cancel(task: Task, what_came_of_it: str) -> None:
 
 
 def apply(task: Task, *, status: str = "", **fields: Any) -> Task:
-    """What a client of the record service says of a task; the same said twice changes nothing and is no error.
+    """Applies a change that a client of the record service reports. A repeated report changes nothing and is no error.
 
-    A `queue_id` alone is noted on an ended task too: the client may learn it last. Raises InvalidTransition and
+    An ended task still takes a `queue_id` alone: the client may learn it last. Raises InvalidTransition and
     RecordUnavailable.
     """
     moment = now()
@@ -244,7 +244,7 @@ def report_ended(task: Task) -> None:
 
 
 def _recorder_to_tell() -> Recorder:
-    """Nobody waits for a record service elsewhere with a database connection in hand."""
+    """Releases the database connection before a remote record service is called."""
     recorder = get_recorder()
     if recorder.remote:
         release_connection()
@@ -252,5 +252,5 @@ def _recorder_to_tell() -> Recorder:
 
 
 def _is_ours(agent: str) -> bool:
-    """Whether this process's agent looks after the task; what others report here is not passed on."""
+    """Whether the task is this agent's own. Changes of other agents' tasks go to no record service."""
     return bool(agent == settings.TASK_TYPE_NAME)

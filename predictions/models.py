@@ -1,4 +1,4 @@
-"""Task: the row that says what was asked, what came of it, and who may still change it."""
+"""Task: the row of a request, its result, and the run that may still change it."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -40,7 +40,7 @@ def all_but(statuses: Collection[str]) -> list[str]:
 
 
 def status_is(*statuses: str) -> models.Q:
-    """For a task whose id is given as well: said by what the status is not, so that the row is found by its id.
+    """A condition beside a task's id. It lists the other statuses, so that PostgreSQL finds the row by its id.
 
     PostgreSQL's statistics are of a quieter moment. If nothing ran then, it looks through all that run now, as it
     takes them for none.
@@ -79,7 +79,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
 
 
 class Task(models.Model):
-    """What a caller asked for. Changed by `lifecycle` alone."""
+    """A caller's request and its result. Only `lifecycle` changes it."""
 
     class Status(models.TextChoices):
         PENDING = "pending"
@@ -184,7 +184,7 @@ class Task(models.Model):
 
     @property
     def is_on_record(self) -> bool:
-        """Whether the database has it, as far as this process was told."""
+        """Whether this process has seen the database take it."""
         return not self._state.adding
 
 

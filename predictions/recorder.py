@@ -1,4 +1,4 @@
-"""Whom `lifecycle` tells of a task's creation and changes: nobody, or a record service elsewhere."""
+"""The recorder that `lifecycle` notifies of each task and change: none, or a remote record service."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +30,7 @@ class RecordUnknown(RecordRefused):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a task becomes. None means unchanged; `running_time` in seconds."""
+    """A change of a task. None means unchanged; `running_time` in seconds."""
 
     task_id: str
     status: str

@@ -1,4 +1,4 @@
-"""Taking tasks in and out of the queue: submit, cancel, cancel what waits."""
+"""Submits and cancels tasks."""
 
 import logging
 import re
@@ -52,7 +52,7 @@ class NotOurs(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionRequest:
-    """What a caller asks for, by whichever way it came."""
+    """A caller's request, from any interface."""
 
     model_name: str
     inputs: dict[str, Any]
@@ -143,7 +143,7 @@ def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
 
 
 def _record_refusal(task: Task) -> None:
-    """What was refused because Redis is away is on record as failed, for the operators."""
+    """Records a submission that Redis could not take as a failed task, so that operators see it."""
     with suppress(RecordError, InvalidTransition):  # it may be canceled as soon as it is on record
         lifecycle.create(task)
         lifecycle.fail(task, "the queue did not answer")
@@ -179,7 +179,9 @@ def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
         if was_running:
             queue.request_stop(task.pk)
     except QueueUnavailable:
-        logger.warning("canceled, but Redis could not be told: its job ends unused", extra={"task_id": task.pk})
+        logger.warning(
+            "canceled, but Redis did not answer: the job ends without running the task", extra={"task_id": task.pk}
+        )
     return was_running
 
 
@@ -193,7 +195,7 @@ def _cancel_row(task: Task) -> bool:
         except RecordUnavailable:
             if task.status != Task.Status.CANCELED:
                 raise
-            logger.warning("canceled; the record service is told later", extra={"task_id": task.pk})
+            logger.warning("canceled; the init check will tell the record service", extra={"task_id": task.pk})
         return status == Task.Status.RUNNING
     raise AlreadyFinished(get(task.pk).status)
 

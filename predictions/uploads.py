@@ -85,7 +85,7 @@ def _new_name(original: str) -> str:
 
 
 def _discard(names: list[str]) -> None:
-    """Takes back what was stored of an upload that is then refused. What cannot be deleted now goes with its row."""
+    """Deletes the files of an upload that is refused. The purge deletes those that cannot be deleted now."""
     try:
         for name in names:
             with _storage_errors():
@@ -103,7 +103,7 @@ def try_storage() -> None:
 
 
 def delete_files_of(task_ids: Iterable[str]) -> set[str]:
-    """Deletes what was uploaded for these tasks; answers those of which a file could not be deleted.
+    """Deletes the files uploaded for these tasks. Returns the tasks of which a file could not be deleted.
 
     A file that is gone already is no error. Raises StorageUnavailable when the storage deletes nothing at all.
     """
@@ -116,7 +116,7 @@ def delete_files_before(moment: datetime) -> int:
 
 
 def _delete(uploads: Iterable[Upload]) -> list[Upload]:
-    """Those that the storage would not delete. After a few of them in a row it is asked no more."""
+    """Deletes files and returns those that the storage kept. Stops after a few failures in a row."""
     left: list[Upload] = []
     in_a_row = 0
     for upload in uploads:

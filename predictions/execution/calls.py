@@ -1,4 +1,4 @@
-"""One call of a task's platform: what it is told, what it gave, and how it is counted and traced."""
+"""One call of a task's platform: its inputs, its outcome, its counters and its trace."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ def platform_of(task: Task) -> Platform:
 
 
 def new_call(task: Task, timeout_seconds: float) -> Call:
-    """The platform's call for a task; what an earlier attempt submitted is waited for, not submitted again."""
+    """The platform's call for a task. It waits for the job of an earlier attempt instead of submitting another."""
 
     call = Call(
         timeout_seconds=timeout_seconds,
@@ -120,7 +120,7 @@ def prediction_of(task: Task) -> Prediction:
 
 
 def cancel_upstream(*tasks: Task) -> None:
-    """Cancels the platform's jobs of tasks that ended while nobody waited for those jobs; records the results.
+    """Cancels the platform's jobs of tasks that ended while no process waited for them, and records the results.
 
     After a few in a row that the platform did not answer, it is not asked for the others.
     """

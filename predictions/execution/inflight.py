@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 5.0
-"""How often all tasks held are said again; Redis keeps them for queue.HOLD_SECONDS."""
+"""How often this process renews its holds in Redis, which keeps them for queue.HOLD_SECONDS."""
 
 _lock = threading.Lock()
 _calls: dict[str, Call] = {}
@@ -31,7 +31,7 @@ _wanted: dict[str, Callable[[], bool]] = {}
 def in_flight(task_id: str, call: Call, *, is_wanted: Callable[[], bool] | None = None) -> Iterator[None]:
     """Inside the block the call can be stopped by its task's id, from any process, and ends at its deadline.
 
-    `is_wanted` is asked at every look; a call that nobody wants any more is stopped as canceled.
+    The watch calls `is_wanted` at every look, and stops the call as canceled once it returns False.
     """
     with _lock:
         _calls[task_id] = call
@@ -62,7 +62,7 @@ class Watch:
     """A thread that looks twice a second while anything is in flight, and for five seconds more."""
 
     def __init__(self, name: str, new_look: Callable[[], Callable[[], None]]) -> None:
-        """`new_look` makes what the thread calls at each look; each thread has one of its own."""
+        """`new_look` makes the function that the thread calls at each look."""
         self._name = name
         self._new_look = new_look
         self._thread: threading.Thread | None = None

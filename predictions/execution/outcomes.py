@@ -1,6 +1,6 @@
-"""What a prediction gave, and how it comes into the record also when that cannot be written at once.
+"""The outcome of a prediction, and how it reaches the row although the database or the record service is away.
 
-Nobody runs a prediction again because of its record: what it gave is kept with a job, and only the write is repeated.
+A failed write never repeats the prediction: a job keeps the outcome, and only the write is repeated.
 """
 
 import json
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a prediction gave: outputs, or why there are none. `running_time` in seconds."""
+    """Outputs or an error. `running_time` in seconds."""
 
     run_id: str
     running_time: float
@@ -49,7 +49,7 @@ def write(task: Task, outcome: Outcome) -> None:
 
 
 def write_or_leave(task: Task, outcome: Outcome) -> None:
-    """For a caller who waits: what cannot be written now is left for a worker to write.
+    """For a waiting caller: an outcome that cannot be written now goes to a worker, which writes it later.
 
     Raises InvalidTransition, and RecordUnavailable once it is left. Where Redis is away too the init check fails the
     task when its time is up.
@@ -90,14 +90,14 @@ def _keep(task: Task, outcome: Outcome) -> bool:
 
 
 def write_kept(task_id: str, outcome: Outcome) -> bool:
-    """Writes what was kept or left; where the row has it and only the record service does not, tells that.
+    """Writes a kept outcome, or sends it to the record service if only that lacks it.
 
     False where the outcome is not that of the run that has the task. Raises RecordUnavailable.
     """
     with database_errors():
         task = Task.objects.filter(pk=task_id).first()
     if task is None:
-        logger.error("the task is gone: what its prediction gave is dropped")
+        logger.error("the task is gone: the outcome of its prediction is dropped")
         return True
     if task.unreported:
         lifecycle.report_ended(task)
@@ -111,7 +111,7 @@ def _write_unless_late(task: Task, outcome: Outcome) -> bool:
     try:
         write(task, outcome)
     except InvalidTransition:
-        logger.info("what the prediction gave came too late: the task has ended, or another run has it")
+        logger.info("the outcome came too late: the task has ended, or another run has it")
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Running a prediction and writing down what came of it, for callers who wait and for workers."""
+"""Runs predictions and records their outcomes, for waiting callers and for workers."""
 
 import logging
 import time
@@ -47,7 +47,7 @@ class RunContext:
     handed_back: Sequence[str] = ()
     """The job's earlier runs that gave it back."""
     kept: str | None = None
-    """What an earlier run's prediction gave, where its record could not be written."""
+    """The outcome of an earlier run, if it could not be written."""
     on_call: Callable[[Call], None] = lambda call: None
     """Told the call before it begins, to stop it by."""
     on_outcome: Callable[[], None] = lambda: None
@@ -82,9 +82,9 @@ def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> 
 def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generator[Chunk, None, None]:
     """Creates the task as `running` and yields each piece the moment it comes; then the task has ended.
 
-    The text of the pieces, up to STREAM_TEXT_LIMIT characters, becomes the task's outputs. When the caller is gone, or
-    the generator is closed, the platform's side is ended and the task `canceled`. Without `caller_is_gone` nobody has
-    to read: closing the generator reads the platform's side to its end instead. Raises as `predict`.
+    The text of the pieces, up to STREAM_TEXT_LIMIT characters, becomes the task's outputs. When the caller
+    hangs up or closes the generator, the platform's stream ends and the task becomes `canceled`. Without
+    `caller_is_gone` the stream is read to its end instead. Raises as `predict`.
     """
     lifecycle.create(task)
     call = new_call(task, settings.TASK_TIMEOUT)
@@ -131,7 +131,7 @@ def _wanted_until(caller_is_gone: Callable[[], bool] | None) -> Callable[[], boo
 
 @contextmanager
 def _defects_on_record(task: Task) -> Iterator[None]:
-    """While a caller waits no sweep looks after the task: what nobody foresaw must not leave it `running`."""
+    """Fails the task on an unforeseen error: no sweep recovers a task whose caller waits."""
     try:
         yield
     except (CallStopped, PlatformError):
@@ -143,7 +143,7 @@ def _defects_on_record(task: Task) -> Iterator[None]:
 
 
 class _Text:
-    """What was streamed, as far as it is kept."""
+    """The streamed text, up to STREAM_TEXT_LIMIT characters."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -168,7 +168,7 @@ def describe(platform_name: str, model_name: str) -> Any:
 
 
 def run(task_id: str, context: RunContext) -> None:
-    """A worker's turn at a task: run it, or only write down what an earlier turn kept.
+    """Runs a task in a worker, or only writes the outcome of an earlier run.
 
     An ended or canceled task is left alone, and so is one that another run has; one that already had its attempts
     fails. An outcome that cannot be written is kept with the job. Raises RecordUnavailable, and CallStopped when the

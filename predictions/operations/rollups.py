@@ -1,4 +1,4 @@
-"""How many tasks ended in each minute: counted when it is over, so that nobody counts a day's tasks to show a chart."""
+"""Counts of the tasks that ended in each minute, so that a chart of a day reads no tasks."""
 
 from datetime import datetime, timedelta
 
@@ -21,7 +21,7 @@ Minutes = dict[tuple[datetime, str], int]
 
 
 def count_ended() -> int:
-    """Counts what ended in the minutes that are over, an hour at a time, and forgets what no figure needs any more.
+    """Counts the tasks of whole minutes, an hour at a time, and deletes counts that no figure needs any more.
 
     Safe at any time, also twice at once. Answers how many counts are new. Raises RecordUnavailable.
     """

@@ -1,6 +1,6 @@
-"""Giving up a queue whose Redis dies with its pod (USE_LOCAL_REDIS): what waits in it ends, and nothing more comes in.
+"""Closes a queue whose Redis ends with its pod (USE_LOCAL_REDIS): waiting tasks fail, and new ones are refused.
 
-Every web process and worker of the pod does this when it is told to end. Any number may, at once and again: each change
+Every web process and worker of the pod does this on SIGTERM. Any number of them may do it at the same time: each change
 is one conditional UPDATE.
 """
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 CLOSED = "the task queue was closed"
 STAYS_CLOSED_SECONDS = 10
-"""Unless somebody who is ending says it again: a queue that is still there when its agent starts anew is open then."""
+"""A process that is ending renews this, so a queue that outlives its agent opens again for the next one."""
 AGAIN_SECONDS = 2.0
 PATIENCE_SECONDS = 20.0
 
@@ -37,8 +37,8 @@ _keeper: threading.Thread | None = None
 def close_for_good() -> None:
     """Closes the queue, and keeps it so until this process ends.
 
-    Returns when what waits now has ended; without Redis or the database after PATIENCE_SECONDS, and then the next init
-    check finds what is left.
+    Returns when all waiting tasks have ended. Without Redis or the database it returns after PATIENCE_SECONDS, and the
+    next init check settles the rest.
     """
     global _keeper
     with _lock:
@@ -91,7 +91,7 @@ def close_queue() -> int:
 
 
 def _end(task_id: str, kept: str | None) -> int:
-    """1 if the task was failed, else 0. The record service is told afterwards: it may be slow."""
+    """Returns 1 if it failed the task, else 0. The record service may be slow, so it hears of the task later."""
     if kept is not None and outcomes.write_kept(task_id, Outcome.read(kept)):
         return 0
     try:

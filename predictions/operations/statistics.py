@@ -1,8 +1,8 @@
-"""What operators see at a glance: what waits and runs now, what ended lately, and how long it took.
+"""The dashboard's figures: waiting and running tasks, recently ended tasks, and their times.
 
-The cost is the same however many tasks there are: one round trip to Redis for the queue, one query for what is
-unfinished, and three, remembered for half a minute, for what ended. Those read no day's tasks: the minutes that are
-over have been counted (rollups.py), and percentiles come from a sample.
+The cost does not depend on the number of tasks: one round trip to Redis for the queue, one query for the unfinished
+tasks, and three queries, cached for half a minute, for the ended ones. Those read the counts of whole minutes
+(rollups.py), and percentiles come from a sample.
 """
 
 from collections import defaultdict
@@ -106,7 +106,7 @@ def by_model() -> list[ModelFigures]:
 
 
 def _remembered(name: str, ask: Callable[[], T]) -> T:
-    """What was asked less than REMEMBERED_SECONDS ago is not asked again in this process."""
+    """Caches the result in this process for REMEMBERED_SECONDS."""
     return cast(T, cache.get_or_set(name, ask, REMEMBERED_SECONDS))
 
 

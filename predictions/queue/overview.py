@@ -1,4 +1,4 @@
-"""What an operator wants to know of this agent's queue and its workers, in one round trip.
+"""The state of this agent's queue and workers for operators, in one round trip.
 
 `Overview` is one consistent moment: it is read by one script.
 """

@@ -1,4 +1,4 @@
-"""This agent's queue: admission within the bound, removal, pause, and what is in it.
+"""This agent's queue: admission within the bound, removal, pause and contents.
 
 Every function raises QueueUnavailable when Redis does not answer.
 """
@@ -91,7 +91,7 @@ def enqueue(task_id: str, *, bounded: bool = True) -> bool:
 
 
 def leave_outcome(task_id: str, outcome: str) -> None:
-    """Queues a job that only writes down what the task's prediction gave, for a task that had no job."""
+    """Queues a job that only writes the outcome, for a task that had no job."""
     _refuse_if_closed(run_on_queue(scripts.ENQUEUE, task_id, -1, *_job_fields(task_id, outcome=outcome)))
 
 
@@ -138,7 +138,7 @@ def waiting_ids() -> list[str]:
 
 
 def waiting_outcomes() -> dict[str, str | None]:
-    """The tasks that wait → what their prediction gave already, where only the record of it is to be written."""
+    """Waiting task → the outcome of its prediction, if only the write is missing; else None."""
     task_ids = waiting_ids()
     with redis_errors(), get_redis().pipeline(transaction=False) as pipe:
         for task_id in task_ids:
@@ -183,7 +183,7 @@ def _failed_maintenance() -> str:
 
 
 def keep_outcome(task_id: str, run_id: str, outcome: str) -> bool:
-    """Stores with the job what its prediction gave, for the run that will write it down.
+    """Stores the outcome with its job, for the run that will write it.
 
     False where the run does not hold the job, as far as Redis knows.
     """
@@ -220,8 +220,8 @@ def request_stop(task_id: str) -> None:
 def look(moment: float, *, holds: Collection[str], released: Collection[str]) -> tuple[list[str], float]:
     """Says which tasks' predictions this process waits for, and asks which tasks shall end.
 
-    `holds` is to be said again within HOLD_SECONDS, `released` unsays it. `moment` is that of the last look (Redis
-    time, 0 for none). Answers the tasks asked to end since then, those of `holds` asked to end at any time, and the
+    The caller renews `holds` within HOLD_SECONDS or names them in `released`. `moment` is the Redis time of the last
+    look, 0 for none. Returns the tasks asked to end since then, those of `holds` asked to end at any time, and the
     time of this look.
     """
     seen, task_ids = run_on_queue(scripts.LOOK, moment, HOLD_SECONDS, len(released), *released, *holds)

@@ -1,13 +1,13 @@
 """The queue's atomic steps, as Lua on RQ's own data structures; a worker's own are in worker_scripts.py.
 
 Each script gets RQ's key prefix, the queue's name and then its own arguments, and takes the time from Redis, so hosts
-whose clocks differ agree. Beside RQ's keys there are some of ours for each queue:
+whose clocks differ agree. In addition to RQ's keys each queue has some of ours:
 
     …:reserved:<queue>   zset   a submitter's place between admission and enqueue; score = when it lapses
     …:paused:<queue>     text   jobs are accepted but not handed out
     …:closed:<queue>     text   nothing is accepted or handed out: the agent, and its Redis with it, is ending
-    …:stops:<queue>      zset   tasks whose run shall end; score = when that was asked
-    …:held:<queue>       zset   tasks whose prediction some process waits for; score = when that was to be said again
+    …:stops:<queue>      zset   tasks whose run shall end; score = time of the request
+    …:held:<queue>       zset   tasks whose prediction some process waits for; score = when the hold lapses
     …:tick:<queue>       hash   `at`, when a worker last looked after the queue; gone where Redis was emptied
 """
 
@@ -43,8 +43,8 @@ return {1, size()}
 )
 
 # Saves the job and queues it; a reserved place is used up. Arguments: job id, the bound (-1: none), then the job's
-# fields and values. Answers 1, or 2 where Redis has the job already, whatever became of it: repeated, it does nothing.
-# Answers 0 where the place had lapsed and the queue is full, -1 where the queue is closed.
+# fields and values. Returns 1, or 2 if Redis has or had the job already: a repeated call does nothing.
+# Returns 0 where the place had lapsed and the queue is full, -1 where the queue is closed.
 ENQUEUE = (
     PRELUDE
     + """
@@ -120,8 +120,8 @@ return answer
 """
 )
 
-# Asks whoever runs the task to end it. Arguments: task id. It stands for a day: a step of the clock by an hour must not
-# make it look old.
+# Requests that the task's run ends. Arguments: task id. Redis keeps the request for a day, so that a clock that steps
+# by an hour does not make it look old.
 STOP = (
     PRELUDE
     + """
@@ -132,9 +132,9 @@ return 1
 """
 )
 
-# What a process with predictions in flight asks twice a second. Arguments: the time of its last look (0: none), seconds
-# for which it holds tasks, how many it no longer holds, those, then the ones it holds as far as that is to be said
-# (again). Answers the time now, and the tasks asked to end: since the last look, and of those held whenever that was.
+# Each process with predictions in flight calls this twice a second. Arguments: the time of its last look (0: none), the
+# seconds for which it holds tasks, how many tasks it releases, those, then the tasks whose hold it sets or renews.
+# Returns the time now and the tasks to end: those requested since the last look, and any of the holds renewed here.
 # Looks five seconds further back than asked, for a replica whose clock is behind; everywhere if the clock was set back.
 LOOK = (
     PRELUDE

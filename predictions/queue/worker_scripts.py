@@ -1,13 +1,13 @@
 """A worker's atomic steps: claim, end, beat, restore, keep and tick, as Lua on RQ's own data structures.
 
 A run's lease is its score in `wip`. The scores are FAR in the future, out of reach of RQ's own clean-up of that
-registry: it is not atomic, goes by the clock of whoever reads (the admin's pages, `rq info`), and would give the jobs
-of well workers away. Fields of ours in a job's hash:
+registry: it is not atomic, uses the clock of the reading process (the admin's pages, `rq info`), and would give the
+jobs of healthy workers away. Fields of ours in a job's hash:
 
     lost           the runs whose worker was lost, each followed by a blank
     handed_back    the runs that gave the job back, likewise
     losses         how many leases of the job have lapsed
-    outcome        what its prediction gave, until that is in the record
+    outcome        the outcome of its prediction, until the row has it
 """
 
 from predictions.queue.scripts import PRELUDE
@@ -166,7 +166,7 @@ return 1
 """
 )
 
-# Stores what a prediction gave with its job. Only the holder of the lease may. Arguments: job id, execution id, text.
+# Stores an outcome with its job. Only the holder of the lease may. Arguments: job id, execution id, text.
 KEEP = (
     _PRELUDE
     + """
@@ -176,12 +176,12 @@ return 1
 """
 )
 
-# What any worker does once a second for all: due jobs go to the queue, and so do the jobs of workers that are gone, to
-# its front. Arguments: lease seconds, how many lapsed leases a job may have. That only bounds runs which never begin:
+# Any worker does this once a second for all workers: due jobs go to the queue, and the jobs of lost workers go to its
+# front. Arguments: lease seconds, how many lapsed leases a job may have. That only bounds runs which never begin:
 # the task's row counts those that did.
-# After a silence (nobody ticked: Redis or all workers were away) and after a step of the clock, leases get a second
-# chance first, because their holders may be alive and well; what waits for a time is moved with a clock set back.
-# Answers {due, 1 where Redis knew nothing of the queue, the runs that were lost and whose jobs are queued again}.
+# After a pause without ticks (Redis or all workers were away) and after a step of the clock, it renews the leases first,
+# because their holders may be alive; if the clock was set back it moves the scheduled jobs with it.
+# Returns {due, 1 where Redis knew nothing of the queue, the runs that were lost and whose jobs are queued again}.
 TICK = (
     _PRELUDE
     + """

@@ -22,7 +22,7 @@ _current: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 class Part:
-    """One part of a trace, and a context in itself. `traceparent` names it to whoever does a part of it in turn."""
+    """One span of a trace. `traceparent` makes it the parent of spans in other processes."""
 
     def __init__(self, traceparent: str, span: Span | None = None) -> None:
         self.traceparent = traceparent
@@ -38,7 +38,7 @@ class Part:
             self._span.end()
 
     def answered(self, method: str, route: str, status: int) -> None:
-        """For the web's part: what was asked and answered; 5xx is an error."""
+        """Adds the request and the answer to the web's span; 5xx is an error."""
         if self._span is None:
             return
         self._span.update_name(f"{method} {route}")
@@ -56,7 +56,7 @@ def current() -> str:
 
 @contextmanager
 def answering(traceparent: str) -> Iterator[Part]:
-    """The web's part: what is submitted inside belongs to the trace of the caller's header, or begins one."""
+    """The web's span, in the trace that the caller's header names or in a new one."""
     given = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
     with part("request", SpanKind.SERVER, given) as server:
         token = _current.set(server.traceparent)

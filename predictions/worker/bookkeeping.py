@@ -1,4 +1,4 @@
-"""What a worker tells Redis of its runs, and Redis it: each step is one script of scripts.py.
+"""A worker's bookkeeping of its runs in Redis. Each step is one script of queue/worker_scripts.py.
 
 Every method raises redis.RedisError; is_lost (connections.py) says whether that means "not now".
 """
@@ -23,7 +23,7 @@ MOST_LOSSES = 6
 
 
 class Tick(NamedTuple):
-    """What a tick found."""
+    """The findings of a tick."""
 
     is_new: bool
     """Redis knew nothing of the queue: it is new, or was emptied."""

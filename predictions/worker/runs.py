@@ -1,4 +1,4 @@
-"""One job in one slot: what it was given, when it must end, and which call its payload stands for."""
+"""One job in one slot: its fields, its deadline and the function it calls."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ class RetryLater(Exception):
 
 
 class Requeue(Exception):
-    """Raised by a job that was told to end because its worker shuts down: it goes back to the queue's front."""
+    """Raised by a job that its worker's shutdown stopped: it goes back to the front of the queue."""
 
 
 class BrokenPayload(Exception):
@@ -47,10 +47,10 @@ class BrokenPayload(Exception):
 
 
 class Run:
-    """One job in one slot. Exactly one thread may end it: whoever wins `claim_end`."""
+    """One job in one slot. Exactly one thread may end it: the one for which `claim_end` returns True."""
 
     def __init__(self, job_id: str, execution_id: str, queue_name: str, fields: dict[bytes, bytes]) -> None:
-        """`fields` are the job's hash as it was before it was handed out."""
+        """`fields` are the job's hash as it was before the claim."""
         self.job_id = job_id
         self.execution_id = execution_id
         self.queue_name = queue_name
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """What an earlier run's prediction gave, where that is still to be written down."""
+        """The outcome of an earlier run, if it could not be written yet."""
         outcome = self.fields.get(b"outcome")
         return outcome.decode() if outcome else None
 
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Whether somebody has ended it; Redis may still have to be told."""
+        """Whether a thread has ended it. Redis may not know yet."""
         return self._end_claimed
 
     def claim_end(self) -> bool:
@@ -119,7 +119,7 @@ class Run:
 
 
 class Ending(NamedTuple):
-    """How a run ended. `becomes`: what its job does, see worker_scripts.END."""
+    """How a run ended. `becomes` is the next state of its job, see worker_scripts.END."""
 
     run: Run
     becomes: str

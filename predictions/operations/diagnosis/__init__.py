@@ -1,4 +1,4 @@
-"""What is right and wrong with this deployment, and how to mend it: for `manage.py doctor`, and for pages.
+"""Checks this deployment and says how to fix it, for `manage.py doctor` and for pages.
 
 Nothing is kept from one look to the next. Each part is looked at in a thread of its own, so that one that hangs holds
 up no other.
@@ -33,7 +33,7 @@ DEADLINE_SECONDS = 8.0
 
 Check = Callable[[], Iterable[Health]]
 Answer = SimpleQueue[Health | None]
-"""What a check found so far; None at its end."""
+"""The findings of a check; None marks their end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Finding:
 
 
 def checks(model_name: str = "") -> dict[str, Check]:
-    """Part → what looks at it. `model_name`: the model that the platform is asked about, empty for none."""
+    """Part → its check. `model_name` is the model to look for on the platform, empty for none."""
     return {
         "settings": check_settings,
         "database": check_database,

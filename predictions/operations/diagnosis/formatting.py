@@ -8,14 +8,14 @@ SHORT_SHARE = 0.02
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the pages that some libraries add; its kind where it says nothing."""
+    """The first line of an error's message, or its class name where the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def root_of(error: BaseException) -> str:
     """What lies at the bottom of an error, in its first line; empty where nothing does.
 
-    What was left out by `from None` stays out: it may hold a key.
+    It does not follow causes that `from None` suppressed: they may hold a key.
     """
     root = error
     while below := root.__cause__ or (None if root.__suppress_context__ else root.__context__):

@@ -33,7 +33,7 @@ def check_redis() -> Iterator[Health]:
 
 
 def judged(redis: Server) -> Iterator[Health]:
-    """What a queue makes of such a server."""
+    """Judges whether a queue can rely on this server."""
     yield ok(f"Redis {redis.version}, {redis.mode}, at {redis.address}; {redis.replicas} replicas")
     yield from _of_its_kind(redis)
     yield from _of_its_memory(redis)
@@ -54,7 +54,9 @@ def _of_its_kind(redis: Server) -> Iterator[Health]:
             f"Set REDIS_CLUSTER_MODE={str(redis.mode == 'cluster').lower()}.",
         )
     if (settings.REDIS_SENTINELS or settings.REDIS_CLUSTER_MODE) and not redis.replicas:
-        yield warning("it has no replica: nobody takes over when it is lost", "Start one, or look at why it is gone.")
+        yield warning(
+            "it has no replica, so no server takes over when it is lost", "Start a replica, or find out why it is gone."
+        )
     if not redis.cluster_is_well:
         yield problem("the cluster is down: some slots have no master", "Look at `redis-cli CLUSTER NODES`.")
 
@@ -75,7 +77,7 @@ def _of_its_disk(redis: Server) -> Iterator[Health]:
         yield problem("its last write to disk failed", "Look at its log: is its disk full?")
     if not redis.appends and not settings.USE_LOCAL_REDIS:
         yield warning(
-            "it writes nothing down at once: what is queued when it restarts is queued again by the init check only",
+            "it does not write each change to disk: after a restart only the init check queues the waiting tasks again",
             "Set appendonly yes.",
         )
 
@@ -124,7 +126,7 @@ def _of_the_oldest(queue: Overview) -> Iterator[Health]:
     if waited > settings.TASK_TIMEOUT and not queue.waiting:
         yield warning(
             f"a task has been pending for {span(waited)}, and the queue is empty",
-            "`manage.py init_check` settles what was lost.",
+            "Run `manage.py init_check` to settle lost tasks.",
         )
     elif waited > settings.TASK_TIMEOUT:
         yield warning(f"the oldest waiting task has waited {span(waited)}", "Start more workers.")
