@@ -177,10 +177,10 @@ return 1
 )
 
 # Any worker does this once a second for all workers: due jobs go to the queue, and the jobs of lost workers go to its
-# front. Arguments: lease seconds, how many lapsed leases a job may have. That only bounds runs which never begin:
-# the task's row counts those that did.
-# After a pause without ticks (Redis or all workers were away) and after a step of the clock, it renews the leases first,
-# because their holders may be alive; if the clock was set back it moves the scheduled jobs with it.
+# front. Arguments: lease seconds, how many lapsed leases a job may have. That limit is for runs that never begin: the
+# task's row counts those that did.
+# After a pause without ticks (Redis or all workers were away) and after a step of the clock, it renews the leases
+# first, because their holders may be alive; if the clock was set back it moves the scheduled jobs with it.
 # Returns {due, 1 where Redis knew nothing of the queue, the runs that were lost and whose jobs are queued again}.
 TICK = (
     _PRELUDE
