@@ -1,11 +1,13 @@
-"""The README's first prediction, sent as it is written there."""
+"""The README's predictions, sent as it shows them, and its own model."""
 
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +17,13 @@ from config.settings import PLATFORMS
 from tests.helpers.pages import README
 from tests.predictions.test_cancel import until
 
-SECTION = README.partition("## First prediction\n")[2].partition("\n## ")[0]
+FIRST, _, OWN_MODEL = README.partition("## Run your own model\n")
 LATER = "…"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A curl command of the section."""
+    """A curl command of the README."""
 
     method: str
     path: str
@@ -48,7 +50,7 @@ class Command:
 
 COMMANDS = [
     Command.read(text)
-    for shell in re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+    for shell in re.findall(r"```sh\n(.*?)```", FIRST, re.DOTALL)
     for text in re.findall(r"^curl (?:.*\\\n)*.*$", shell, re.MULTILINE)
 ]
 
@@ -76,7 +78,7 @@ def changes(text: str) -> bool:
 
 
 def test_the_sync_prediction_is_answered_as_the_readme_shows() -> None:
-    (shown,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", SECTION, re.DOTALL))
+    (shown,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", FIRST, re.DOTALL))
     received = COMMANDS[0].send()
     assert received.status_code == 200
     assert begins_like(shown, received.json()), received.json()
@@ -90,3 +92,18 @@ def test_the_queued_one_is_read_and_canceled_by_its_id(start_worker: Callable[..
     until(lambda: read.send(task_id).json()["status"] == "running")
     assert cancel.send(task_id).status_code == 202
     until(lambda: read.send(task_id).json()["status"] == "canceled")
+
+
+def test_a_function_of_your_own_is_the_model(
+    configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (file,) = re.findall(r"Save this as `(\w+\.py)`", OWN_MODEL)
+    (code,) = re.findall(r"```python\n(.*?)```", OWN_MODEL, re.DOTALL)
+    (predictor,) = re.findall(r"^ML_PLATFORM=local LOCAL_PREDICTOR=(\S+) scripts/run$", OWN_MODEL, re.MULTILINE)
+    (tmp_path / file).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    name, arguments = PLATFORMS["local"]
+    configured(PLATFORMS={"local": (name, {**arguments, "predictor": predictor})})
+    body = {"model_name": "greeter", "inputs": {"name": "Ann"}}
+    assert APIClient().post("/v1/predict", body, format="json").json()["outputs"] == {"greeting": "Hello, Ann"}
+    monkeypatch.delitem(sys.modules, file.removesuffix(".py"))
