@@ -10,7 +10,7 @@ WELCOME = """
 The serving agent is ready.
 
   API    {url}
-  Admin  {url}/admin/   (sign in as {operator}{password})
+  Admin  {url}/admin/   sign in as {operator}{password}
          If you forget the password, run .venv/bin/python manage.py changepassword {quoted_operator}
 
 Try it in another terminal.{hint} Run a prediction:
