@@ -43,16 +43,18 @@ class Command:
         )
 
     def send(self, task_id: str = "") -> Any:
-        path = re.sub(rf"[0-9a-f-]+{LATER}$", task_id, self.path)
+        path = self.path.replace("$TASK", task_id)
         content_type = self.headers.get("Content-Type", "application/x-www-form-urlencoded" if self.body else "")
         return APIClient().generic(self.method, path, self.body, content_type=content_type)
 
 
-COMMANDS = [
-    Command.read(text)
-    for shell in re.findall(r"```sh\n(.*?)```", FIRST, re.DOTALL)
-    for text in re.findall(r"^curl (?:.*\\\n)*.*$", shell, re.MULTILINE)
-]
+def commands(text: str) -> list[Command]:
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    blocks = re.sub(r"^TASK=\$\((curl .*?) \|\n +cut -d '\"' -f 4\)$", r"\1", blocks, flags=re.MULTILINE | re.DOTALL)
+    return [Command.read(command) for command in re.findall(r"^curl (?:.*\\\n)*.*$", blocks, re.MULTILINE)]
+
+
+COMMANDS = commands(FIRST)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +90,7 @@ def test_the_sync_prediction_is_answered_as_the_readme_shows() -> None:
 def test_the_queued_one_is_read_and_canceled_by_its_id(start_worker: Callable[..., object]) -> None:
     _, submit, read, cancel = COMMANDS
     start_worker()
-    (task_id,) = submit.send().json().values()
+    task_id = submit.send().content.decode().split('"')[3]
     until(lambda: read.send(task_id).json()["status"] == "running")
     assert cancel.send(task_id).status_code == 202
     until(lambda: read.send(task_id).json()["status"] == "canceled")
@@ -104,6 +106,6 @@ def test_a_function_of_your_own_is_the_model(
     monkeypatch.syspath_prepend(tmp_path)
     name, arguments = PLATFORMS["local"]
     configured(PLATFORMS={"local": (name, {**arguments, "predictor": predictor})})
-    body = {"model_name": "greeter", "inputs": {"name": "Ann"}}
-    assert APIClient().post("/v1/predict", body, format="json").json()["outputs"] == {"greeting": "Hello, Ann"}
+    (command,) = commands(OWN_MODEL)
+    assert command.send().json()["outputs"] == {"greeting": "Hello, Ann"}
     monkeypatch.delitem(sys.modules, file.removesuffix(".py"))
