@@ -1,4 +1,4 @@
-"""Every environment variable the agent knows, read here and nowhere else (README's settings table follows it)."""
+"""Every environment variable the agent knows, read here and nowhere else (docs/reference.md lists them)."""
 
 import os
 import socket

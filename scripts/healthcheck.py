@@ -1,7 +1,7 @@
-"""Whether this container's process answers: exit code 0 or 1. Asks /live of web, webhook and worker.
+"""Checks whether this container's process answers `/live`; exit code 0 or 1.
 
-The process is the one that the container was started with (PID 1's command line), or the one named as argument. A
-scheduler, or any other command, has no port: that it runs is all there is to see of it.
+The process is the container's own (PID 1's command line), or the one named as argument: web, webhook or worker. A
+scheduler, or any other command, has no port, so the check always succeeds.
 """
 
 import os

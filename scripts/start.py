@@ -1,10 +1,10 @@
-"""What scripts/run starts: Redis, the release steps and every process of the Procfile; it ends them all together."""
+"""Starts Redis, the release steps and every process of the Procfile, and stops them together. scripts/run calls it."""
 
 # ruff: noqa: E402
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while this is being imported ends it without a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports leaves no traceback
 
 import multiprocessing
 import os
@@ -43,8 +43,8 @@ def run() -> int:
         agent.loop()
         ignore_signals()
     if password and not agent.was_ready:
-        say(f"The admin's account was made: {operator}, password {password} : it is shown only now.")
-    say(f"Everything was ended because {agent.fault}." if agent.fault else "Everything has ended.")
+        say(f"Created the admin account {operator} with the password {password} (shown only now).")
+    say(f"Stopped everything because {agent.fault}." if agent.fault else "Stopped everything.")
     return 1 if agent.fault else 0
 
 
@@ -55,7 +55,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     os.chdir(ROOT)
-    multiprocessing.set_start_method("fork")  # so that what a killed agent leaves behind keeps its lock
+    multiprocessing.set_start_method("fork")  # so that the processes of a killed agent keep its lock
     catch_signals(_interrupt)
     try:
         with only_one():
@@ -64,10 +64,10 @@ def main() -> int:
         say(str(error))
         return 1
     except OSError as error:
-        say(f"The agent was not started: {error}.")
+        say(f"Could not start the agent: {error}.")
         return 1
     except KeyboardInterrupt:
-        say("Ended before it was up.")
+        say("Stopped before the agent was ready.")
         return 0
 
 

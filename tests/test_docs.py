@@ -1,4 +1,4 @@
-"""README and .env.example against the code: routes, settings, errors, processes."""
+"""The documents against the code: routes, settings, errors, processes, commands and claims."""
 
 import ast
 import re
@@ -23,10 +23,12 @@ from predictions.queue.queue import MAX_ATTEMPTS
 from predictions.server.worker import PROTOCOL_ERRORS
 from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
 from tests.helpers.pages import (
+    CLAIMS,
     DEPLOYING,
     NGINX,
     OPERATING,
     README,
+    REFERENCE,
     RELIABILITY,
     UPGRADING,
     documented_production,
@@ -60,19 +62,19 @@ def _written(default: ast.expr | None) -> str | None:
 SETTINGS = settings_read()
 
 
-def test_every_setting_is_in_the_readme_and_nothing_else() -> None:
+def test_every_setting_is_in_the_reference_and_nothing_else() -> None:
     documented = [word(row[0]) for row in table("variable")]
     assert sorted(documented) == sorted(SETTINGS)
 
 
 @pytest.mark.parametrize("row", table("variable"), ids=lambda row: word(row[0]))
-def test_the_readme_says_a_settings_default(row: list[str]) -> None:
+def test_the_reference_says_a_settings_default(row: list[str]) -> None:
     default = SETTINGS[word(row[0])]
     if default is not None:
         assert word(row[1]) == default
 
 
-def test_the_readme_names_every_platform_of_the_settings() -> None:
+def test_the_reference_names_every_platform_of_the_settings() -> None:
     (row,) = [row for row in table("variable") if word(row[0]) == "ML_PLATFORM"]
     assert set(re.findall(r"`(\w+)`", row[2])) == set(settings.PLATFORMS)
 
@@ -121,11 +123,11 @@ def test_every_variable_of_the_deployment_is_a_setting() -> None:
     } == {}
 
 
-@pytest.mark.parametrize("page", ["deploying", "platforms", "upgrading"])
+@pytest.mark.parametrize("page", ["deploying", "operating", "platforms", "reference", "upgrading"])
 def test_a_variable_that_a_page_names_is_a_setting(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", (ROOT / f"docs/{page}.md").read_text()))
     assert named
-    assert named - set(SETTINGS) <= {"WEB_ADDRESS", "SSL_CERT_FILE"}
+    assert named - set(SETTINGS) <= {"WEB_ADDRESS", "SSL_CERT_FILE", "RQ_KEY_PREFIX"}
 
 
 def test_the_line_that_the_platforms_page_replaces_is_in_the_settings_that_scripts_run_writes() -> None:
@@ -163,8 +165,11 @@ def last_cells(page: str) -> list[str]:
     return [row.removesuffix(" |").rpartition(" | ")[2] for row in rows if row.startswith("| ")]
 
 
-def test_each_promise_and_claim_of_the_reliability_page_names_tests_that_exist() -> None:
-    for cell in last_cells(RELIABILITY):
+@pytest.mark.parametrize("page", [RELIABILITY, CLAIMS], ids=["reliability", "claims"])
+def test_each_promise_and_claim_names_tests_that_exist(page: str) -> None:
+    cells = last_cells(page)
+    assert len(cells) > 30
+    for cell in cells:
         named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", cell)
         assert named, cell
         for file, function in named:
@@ -178,11 +183,19 @@ def headings_of(page: str) -> list[str]:
     return re.findall(r"^#{1,3} (.*)$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["README", "deploying", "operating", "performance", "platforms", "upgrading"])
-def test_the_reliability_page_lists_the_claims_of_each_section(page: str) -> None:
-    listed = re.findall(rf"^### {page}: (.*)$", RELIABILITY, re.MULTILINE)
-    headings = headings_of("README.md" if page == "README" else f"docs/{page}.md")
-    assert [heading for heading in headings if heading != "Deploying"] == listed
+PAGES = ["README", "reference", "deploying", "upgrading", "operating", "platforms", "performance", "examples/iris"]
+WITHOUT_CLAIMS = {("deploying", "Deploying"), ("README", "Documents")}
+
+
+def test_the_claims_are_grouped_by_page() -> None:
+    assert list(dict.fromkeys(re.findall(r"^### (\S+): ", CLAIMS, re.MULTILINE))) == PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_claims_of_each_section_of_a_page_are_listed(page: str) -> None:
+    listed = re.findall(rf"^### {page}: (.*)$", CLAIMS, re.MULTILINE)
+    file = {"README": "README.md", "examples/iris": "examples/iris/README.md"}.get(page, f"docs/{page}.md")
+    assert [heading for heading in headings_of(file) if (page, heading) not in WITHOUT_CLAIMS] == listed
 
 
 def test_each_difference_from_the_original_names_a_test_that_exists() -> None:
@@ -232,11 +245,7 @@ def test_the_gateways_route_leads_to_the_service_and_waits_as_long_as_a_task_may
     assert all(int(seconds.removesuffix("s")) > settings.TASK_TIMEOUT for seconds in rule["timeouts"].values())
 
 
-def test_the_deploying_page_shows_the_nginx_configuration_as_the_file_has_it() -> None:
-    assert re.findall(r"```nginx\n(.*?)```", DEPLOYING, re.DOTALL) == [NGINX]
-
-
-def test_the_settings_for_nginx_are_those_of_the_readme_and_the_agent_listens_where_nginx_asks() -> None:
+def test_the_settings_for_nginx_are_those_of_production_and_the_agent_listens_where_nginx_asks() -> None:
     (block,) = re.findall(r"settings to go with it.*?```sh\n(.*?)```", DEPLOYING, re.DOTALL)
     shown = dict(line.split("=", 1) for line in block.splitlines())
     assert f"server {shown.pop('HTTP_SERVER_ADDRESS')};" in NGINX
@@ -295,22 +304,22 @@ def routes(urlconf: str) -> set[tuple[str, str]]:
     return found
 
 
-def test_every_route_is_in_the_readme_and_nothing_else() -> None:
+def test_every_route_is_in_the_reference_and_nothing_else() -> None:
     documented = {(word(row[0]), row[1]) for row in table("route")} - {("/admin/", "GET")}
     assert documented == routes("config.urls")
     assert routes("webhooks.urls") <= documented
 
 
-def test_the_webhook_process_serves_what_the_readme_says() -> None:
-    callers = {"record client", "caller, record client", "a running task's model", "who knows the name"}
+def test_the_webhook_process_serves_what_the_reference_says() -> None:
+    callers = {"record client", "caller, record client", "a running task's model", "anyone with the name"}
     its_own = {(word(row[0]), row[1]) for row in table("route") if row[2] in callers}
     assert routes("webhooks.urls") == its_own | {("/live", "GET"), ("/ready", "GET")}
 
 
-def test_every_error_code_is_in_the_readme() -> None:
+def test_every_error_code_is_in_the_reference() -> None:
     documented = {
         (int(status), code)
-        for row in table("answer")
+        for row in table("status")
         for status, code in zip(
             row[0].split(", ") * (2 if ", " not in row[0] else 1), re.findall(r"`(\w+)`", row[1]), strict=False
         )
@@ -320,11 +329,11 @@ def test_every_error_code_is_in_the_readme() -> None:
     assert in_code | {(500, "internal_error"), (409, "already_exists"), (413, "upload_too_large")} == documented
 
 
-def test_every_process_is_in_the_readme() -> None:
+def test_every_process_is_in_the_reference() -> None:
     assert [word(row[0]) for row in table("process")] == list(procfile())
 
 
-def test_the_readme_says_where_the_webhook_process_listens_and_which_processes_are_commands() -> None:
+def test_the_reference_says_where_the_webhook_process_listens_and_which_processes_are_commands() -> None:
     (webhook,) = [row for row in table("process") if word(row[0]) == "webhook"]
     assert re.findall(r"port (\d+)", webhook[1]) == re.findall(r"WEBHOOK_BIND:-\S+:(\d+)}", procfile()["webhook"])
     named = {word(row[0]): re.findall(r"the Procfile's `(\w+)`", row[1]) for row in table("command")}
@@ -335,19 +344,19 @@ def test_the_readme_says_where_the_webhook_process_listens_and_which_processes_a
     }
 
 
-def test_a_permission_that_the_readme_names_is_one_of_the_tasks() -> None:
-    (sentence,) = re.findall(r"^  Permissions: (.*?)\.$", README, re.MULTILINE | re.DOTALL)
+def test_a_permission_that_the_reference_names_is_one_of_the_tasks() -> None:
+    section = REFERENCE.partition("## Permissions\n")[2]
     known = {"Can view task", *(name for _, name in Task._meta.permissions)}
-    assert set(re.findall(r"\*(Can [^*]+)\*", " ".join(sentence.split()))) == known
+    assert set(re.findall(r"\*(Can [^*]+)\*", " ".join(section.split()))) == known
 
 
-def test_every_command_is_in_the_readme_and_nothing_else() -> None:
+def test_every_command_is_in_the_reference_and_nothing_else() -> None:
     commands = {path.stem for path in (ROOT / "predictions/management/commands").glob("[!_]*.py")}
     assert {word(row[0]) for row in table("command")} == commands
 
 
 def test_the_upgrading_page_releases_without_containers_as_the_procfile_does() -> None:
-    section = UPGRADING.partition("## Anything else\n")[2].partition("\n## ")[0]
+    section = UPGRADING.partition("## Without containers\n")[2].partition("\n## ")[0]
     (shown,) = re.findall(r"```sh\n(.*?)\n```", section, re.DOTALL)
     assert shown == procfile()["release"].removesuffix(" --verbosity 0")
 
@@ -400,21 +409,20 @@ def test_every_status_is_in_the_operating_page() -> None:
     assert [word(row[0]) for row in table("status", OPERATING)] == Task.Status.values
 
 
-def test_every_test_that_the_reliability_page_names_is_there() -> None:
-    text = (ROOT / "docs" / "reliability.md").read_text()
-    named = set(re.findall(r"test_[\w*]+\.py", text))
-    assert len(named) > 10
-    assert [name for name in sorted(named) if not list((ROOT / "tests").rglob(name))] == []
+def test_every_test_file_that_a_page_names_exists() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for name in re.findall(r"test_\w+\.py", page.read_text()):
+            assert list((ROOT / "tests").rglob(name)), f"{page.name}: {name}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/platforms.md", "examples/iris/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/reference.md", "docs/platforms.md", "examples/iris/README.md"])
 def test_a_command_for_a_checkout_names_a_python_that_is_there(page: str) -> None:
     """Debian has no `python`, and its `python3` does not have the agent's packages."""
     commands = re.findall(r"(\S*\bpython3?) (manage\.py|-\w)", (ROOT / page).read_text())
     assert commands
     for python, what in commands:
         allowed = {".venv/bin/python"} if what == "manage.py" else {".venv/bin/python", "python3"}
-        assert python.lstrip("`") in allowed, f"{python} {what}"
+        assert python.lstrip("(`") in allowed, f"{python} {what}"
 
 
 def test_the_readme_shows_commands_to_copy_into_a_checkout() -> None:

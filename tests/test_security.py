@@ -72,15 +72,15 @@ TABLE: dict[str, dict[str, int | str]] = {
     "POST /u/{token}/upload_batch": SECRET_PATH,
     "GET /media/{name}": SECRET_PATH,
 }
-IN_THE_README = {
+IN_THE_REFERENCE = {
     "caller": CALLER,
     "caller, record client": CALLER_OR_RECORD,
     "operator": OPERATOR,
     "record client": RECORD,
-    "anybody": OPEN,
+    "anyone": OPEN,
     "Prometheus": METRICS,
     "a running task's model": SECRET_PATH,
-    "who knows the name": SECRET_PATH,
+    "anyone with the name": SECRET_PATH,
 }
 ADMIN_FOR_ALL = {"/admin", "/admin/login/", "/admin/logout/", "/admin/r/x", "/admin/r/x/x/"}
 """Pages of the admin that show nothing. All others, whatever they are, send visitors to sign in."""
@@ -167,11 +167,11 @@ def test_every_row_has_a_route() -> None:
     assert sorted(TABLE) == routes("config.urls")
 
 
-def test_the_readme_says_who_may_call_a_route() -> None:
+def test_the_reference_says_who_may_call_a_route() -> None:
     told = {f"{row[1]} {word(row[0])}": row[2] for row in table("route")}
     assert told.pop("GET /admin/") == "staff"
     expected = {re.sub(r"{task_id}", "{id}", route): who for route, who in TABLE.items()}
-    assert {route: IN_THE_README[who] for route, who in told.items()} == expected
+    assert {route: IN_THE_REFERENCE[who] for route, who in told.items()} == expected
 
 
 @pytest.mark.parametrize("kind", CALLERS)

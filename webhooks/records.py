@@ -1,6 +1,6 @@
 """The record service: tasks of this and of other agents, created and changed over HTTP.
 
-The wire is fixed (README, "Record service"); changes go through predictions.lifecycle like any other.
+The wire is fixed (docs/reference.md, "Record service"); changes go through predictions.lifecycle like any other.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The agent's own routes, in the README's order."""
+"""The agent's own routes, in the order of docs/reference.md."""
 
 from django.urls import path
 

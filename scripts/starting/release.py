@@ -1,4 +1,4 @@
-"""What happens before the processes start: Redis, the release steps, and the admin's account."""
+"""The steps before the processes start: Redis, the release commands and the admin's account."""
 
 import os
 import secrets
@@ -26,7 +26,7 @@ print("known:", known.get_username() if known else "")
 
 @contextmanager
 def redis_if_needed() -> Iterator[EmbeddedRedis | None]:
-    """The embedded server while the block runs, or None where the settings name one."""
+    """Runs the embedded server during the block, or yields None if the settings name a server."""
     if os.environ.get("REDIS_ADDRESS") or os.environ.get("REDIS_SENTINELS"):
         yield None
         return
@@ -39,7 +39,7 @@ def redis_if_needed() -> Iterator[EmbeddedRedis | None]:
 
 
 def run_to_end(command: list[str], **more: str) -> str:
-    """What the command prints. Raises Refused, with all of it, if it fails; interrupted, it leaves nothing behind."""
+    """Runs the command and returns its output. Raises Refused, with the output, if it fails. An interrupt stops it."""
     process = subprocess.Popen(
         command,
         env={**os.environ, **more},
@@ -58,7 +58,7 @@ def run_to_end(command: list[str], **more: str) -> str:
         process.wait()
         raise
     if process.returncode:
-        raise Refused(f"{output.rstrip()}\n\nThe agent was not started: {_first_words(command)} failed, see above.")
+        raise Refused(f"{output.rstrip()}\n\nCould not start the agent: {_first_words(command)} failed, see above.")
     return output
 
 
@@ -67,7 +67,7 @@ def _first_words(command: list[str]) -> str:
 
 
 def forget_counters() -> None:
-    """The metrics of an agent that has ended would be added to this one's."""
+    """Deletes the metrics of an earlier agent, which would be added to this one's."""
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         shutil.rmtree(VAR / "metrics", ignore_errors=True)
 
@@ -79,7 +79,7 @@ def prepare_release(commands: str) -> None:
 
 
 def create_operator() -> tuple[str, str]:
-    """The operator's name, and the password if the account was created just now."""
+    """Returns the operator's name, and the password if the account is new."""
     password = secrets.token_urlsafe(12)
     shell = [sys.executable, "manage.py", "shell", "--verbosity", "0", "--command", CREATE_OPERATOR]
     known = run_to_end(shell, OPERATOR_PASSWORD=password).rpartition("known:")[2].strip()

@@ -1,4 +1,4 @@
-"""What is said to whoever started the agent, and where its files lie."""
+"""Messages to the user who starts the agent, and the paths of its files."""
 
 import os
 from contextlib import suppress
@@ -9,11 +9,11 @@ VAR = ROOT / "var"
 
 
 class Refused(Exception):
-    """The agent cannot be started. The message is a sentence that says what to do."""
+    """The agent cannot start. The message says how to fix it."""
 
 
 class Terminal:
-    """Standard output without a buffer, so no signal finds it half written; a closed one is no reason to stop."""
+    """Standard output without a buffer, so a signal cannot interrupt it half written. It ignores a closed output."""
 
     def write(self, text: str) -> None:
         left = text.encode(errors="replace")

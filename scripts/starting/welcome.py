@@ -1,4 +1,4 @@
-"""The text that scripts/run prints once the agent is up."""
+"""The message that scripts/run prints when the agent is ready."""
 
 import json
 import os
@@ -7,27 +7,27 @@ import shlex
 from scripts.starting.addresses import Address
 
 WELCOME = """
-The serving agent is up.
+The serving agent is ready.
 
   API    {url}
-  Admin  {url}/admin/   (sign in as {operator}{password})
+  Admin  {url}/admin/   sign in as {operator}{password}
          If you forget the password, run .venv/bin/python manage.py changepassword {quoted_operator}
 
-Try it in another terminal.{hint} A prediction that you wait for:
+Try it in another terminal.{hint} Run a prediction:
 
   curl -sS {url}/v1/predict{headers} -d {body}
 {stream}
-One that is queued{how_long}, then what became of it, then its cancellation:
+Queue a prediction{how_long}, read its task, and cancel it:
 
   TASK=$(curl -sS {url}/async/v1/predict{headers} -d {queued_body} | cut -d '"' -f 4); echo "$TASK"
   curl -sS {url}/task/$TASK{key}
   curl -sS -X POST {url}/cancel/$TASK{key}
 
-Ctrl-C ends everything.
+Press Ctrl-C to stop everything.
 
 """
 STREAM = """
-One that streams its words:
+Stream one word by word:
 
   curl -sSN {url}/v1/generate{headers} -d {body}
 """
@@ -36,12 +36,12 @@ EXAMPLE_INPUTS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
 
 def welcome(address: Address, operator: str, password: str) -> str:
-    """How to call the agent with its present settings."""
+    """Shows how to call the agent with its current settings."""
     key = " -H 'Authorization: Bearer YOUR_API_KEY'" if _setting("API_KEYS") else ""
     headers = f"{key} -H 'Content-Type: application/json'"
     stream = ""
     if _setting("ML_PLATFORM", "local") == "local" and _setting("LOCAL_PREDICTOR", EXAMPLE) == EXAMPLE:
-        hint, how_long = "", " and takes a minute"
+        hint, how_long = "", " that takes a minute"
         body = _body("iris", json.dumps(EXAMPLE_INPUTS))
         queued_body = _body("iris", json.dumps({**EXAMPLE_INPUTS, "delay_seconds": 60}))
         stream = STREAM.format(url=address.url, headers=headers, body=_body("text", json.dumps({"prompt": "The girl"})))
@@ -54,7 +54,7 @@ def welcome(address: Address, operator: str, password: str) -> str:
     return WELCOME.format(
         url=address.url,
         operator=operator,
-        password=f", password {password} : it is shown only now" if password else "",
+        password=f", password {password} (shown only now)" if password else "",
         quoted_operator=shlex.quote(operator),
         hint=hint,
         how_long=how_long,
@@ -71,5 +71,5 @@ def _setting(name: str, default: str = "") -> str:
 
 
 def _body(model: str, inputs: str) -> str:
-    """A request's body as an argument in a shell. `inputs` is JSON, or a placeholder for it."""
+    """Returns a request body as a shell argument. `inputs` is JSON, or a placeholder for it."""
     return shlex.quote(f'{{"model_name": {json.dumps(model)}, "inputs": {inputs}}}')

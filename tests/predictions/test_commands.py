@@ -19,9 +19,8 @@ from predictions.models import Task
 from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
-from tests.helpers.pages import UPGRADING
+from tests.helpers.pages import REFERENCE, UPGRADING
 from tests.helpers.proxy import Proxy
-from tests.helpers.servers import ROOT
 from tests.predictions.commands import Shell, listens, move
 from tests.predictions.test_async import submit
 from tests.predictions.test_maintenance import task
@@ -51,15 +50,15 @@ def test_help_says_what_a_process_does_and_it_takes_no_json(shell: Shell, comman
     assert shell(command, "--json").code == 2
 
 
-def readme_commands() -> list[str]:
-    """What the README's "Commands" shows, without `.venv/bin/python manage.py`."""
-    section = (ROOT / "README.md").read_text().partition("### Commands\n")[2]
+def documented_commands() -> list[str]:
+    """The commands that the reference shows, without `.venv/bin/python manage.py`."""
+    section = REFERENCE.partition("## Commands\n")[2]
     (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return [line.removeprefix(".venv/bin/python manage.py ") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_a_command_that_the_readme_shows_runs(shell: Shell, configured: Callable[..., None], line: str) -> None:
+@pytest.mark.parametrize("line", documented_commands())
+def test_a_command_that_the_reference_shows_runs(shell: Shell, configured: Callable[..., None], line: str) -> None:
     local = (PLATFORMS["local"][0], {**PLATFORMS["local"][1], "predictor": "examples.iris:predict"})
     configured(PLATFORMS={"local": local})
     said = shell(*shlex.split(line))

@@ -1,11 +1,13 @@
-"""The README's first prediction, sent as it is written there."""
+"""The README's predictions, sent as it shows them, and its own model."""
 
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +17,13 @@ from config.settings import PLATFORMS
 from tests.helpers.pages import README
 from tests.predictions.test_cancel import until
 
-SECTION = README.partition("## First prediction\n")[2].partition("\n## ")[0]
+FIRST, _, OWN_MODEL = README.partition("## Run your own model\n")
 LATER = "…"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A curl command of the section."""
+    """A curl command of the README."""
 
     method: str
     path: str
@@ -41,16 +43,18 @@ class Command:
         )
 
     def send(self, task_id: str = "") -> Any:
-        path = re.sub(rf"[0-9a-f-]+{LATER}$", task_id, self.path)
+        path = self.path.replace("$TASK", task_id)
         content_type = self.headers.get("Content-Type", "application/x-www-form-urlencoded" if self.body else "")
         return APIClient().generic(self.method, path, self.body, content_type=content_type)
 
 
-COMMANDS = [
-    Command.read(text)
-    for shell in re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
-    for text in re.findall(r"^curl (?:.*\\\n)*.*$", shell, re.MULTILINE)
-]
+def commands(text: str) -> list[Command]:
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    blocks = re.sub(r"^TASK=\$\((curl .*?) \|\n +cut -d '\"' -f 4\)$", r"\1", blocks, flags=re.MULTILINE | re.DOTALL)
+    return [Command.read(command) for command in re.findall(r"^curl (?:.*\\\n)*.*$", blocks, re.MULTILINE)]
+
+
+COMMANDS = commands(FIRST)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +80,7 @@ def changes(text: str) -> bool:
 
 
 def test_the_sync_prediction_is_answered_as_the_readme_shows() -> None:
-    (shown,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", SECTION, re.DOTALL))
+    (shown,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", FIRST, re.DOTALL))
     received = COMMANDS[0].send()
     assert received.status_code == 200
     assert begins_like(shown, received.json()), received.json()
@@ -86,7 +90,22 @@ def test_the_sync_prediction_is_answered_as_the_readme_shows() -> None:
 def test_the_queued_one_is_read_and_canceled_by_its_id(start_worker: Callable[..., object]) -> None:
     _, submit, read, cancel = COMMANDS
     start_worker()
-    (task_id,) = submit.send().json().values()
+    task_id = submit.send().content.decode().split('"')[3]
     until(lambda: read.send(task_id).json()["status"] == "running")
     assert cancel.send(task_id).status_code == 202
     until(lambda: read.send(task_id).json()["status"] == "canceled")
+
+
+def test_a_function_of_your_own_is_the_model(
+    configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (file,) = re.findall(r"Save this as `(\w+\.py)`", OWN_MODEL)
+    (code,) = re.findall(r"```python\n(.*?)```", OWN_MODEL, re.DOTALL)
+    (predictor,) = re.findall(r"^ML_PLATFORM=local LOCAL_PREDICTOR=(\S+) scripts/run$", OWN_MODEL, re.MULTILINE)
+    (tmp_path / file).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    name, arguments = PLATFORMS["local"]
+    configured(PLATFORMS={"local": (name, {**arguments, "predictor": predictor})})
+    (command,) = commands(OWN_MODEL)
+    assert command.send().json()["outputs"] == {"greeting": "Hello, Ann"}
+    monkeypatch.delitem(sys.modules, file.removesuffix(".py"))

@@ -11,8 +11,8 @@ import pytest
 from rest_framework.test import APIClient
 
 from predictions.models import Task
-from tests.helpers.pages import table, word
-from tests.helpers.servers import ROOT
+from tests.helpers.pages import PLATFORMS as PAGE
+from tests.helpers.pages import README, table, word
 from tests.platforms import makers
 from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says
 from tests.platforms.test_settings import check
@@ -22,7 +22,6 @@ from tests.test_docs import SETTINGS
 
 PREDICT = "POST /v1/models/iris:predict"
 WORDS = "X has 2 features, but SVC is expecting 4 features"
-PAGE = (ROOT / "docs/platforms.md").read_text()
 ROWS = [row[0] for row in table("the caller gets", PAGE)]
 """Status and code, and then a sentence in quotation marks, or the model server's own words."""
 
@@ -71,6 +70,12 @@ def settings_of(platform: str) -> dict[str, str]:
 @pytest.mark.parametrize("platform", ["kserve", "k8s", "replicate", "runpod"])
 def test_the_settings_that_the_page_shows_are_enough_to_start(platform: str) -> None:
     status, said = check(**settings_of(platform))
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("row", table("your model runs on", README), ids=lambda row: row[0])
+def test_the_settings_in_each_row_of_the_readme_are_enough_to_start(row: list[str]) -> None:
+    status, said = check(**dict(setting.split("=", 1) for setting in re.findall(r"`([^`]+)`", row[1])))
     assert status == 0, said
 
 

@@ -17,8 +17,8 @@ UNKNOWN: dict[str, Any] = {"name": "c", "skip_reason": "Dependency not found on 
     ("packages", "code", "words"),
     [
         ([CLEAN], 0, "no known vulnerabilities in 1 packages"),
-        ([CLEAN, UNKNOWN], 0, "could not be asked about: c"),
-        ([CLEAN, HURT, UNKNOWN], 1, "b 2: CVE-1, mended in 2.1"),
+        ([CLEAN, UNKNOWN], 0, "1 not checked: c"),
+        ([CLEAN, HURT, UNKNOWN], 1, "b 2: CVE-1, fixed in 2.1"),
         ([UNKNOWN], 0, "NOT DONE"),
         ([], 0, "NOT DONE"),
     ],

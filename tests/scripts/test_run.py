@@ -250,7 +250,7 @@ class Run:
 def running(checkout: Path, seconds: float = 60, **environment: str) -> Iterator[Run]:
     run = Run(checkout, **environment)
     try:
-        run.wait_for("Ctrl-C ends everything", seconds)
+        run.wait_for("Press Ctrl-C to stop everything", seconds)
         yield run
     finally:
         for pid in run.processes():
@@ -354,7 +354,7 @@ def test_a_venv_of_its_own_that_was_moved_is_made_again(bare: Path, made_elsewhe
     (bare / ".venv" / MARKER).touch()
     (bare / ".venv/old").touch()
     done = prepare(bare)
-    assert (done.returncode, "Making .venv" in done.stderr) == (0, True)
+    assert (done.returncode, "Creating .venv" in done.stderr) == (0, True)
     assert str(bare / ".venv/bin/python") in (bare / ".venv/bin/pip").read_text()
     assert (bare / ".venv" / MARKER).is_file()
     assert not (bare / ".venv/old").exists()
@@ -367,7 +367,7 @@ def test_a_venv_of_its_own_that_is_half_made_is_made_again(bare: Path) -> None:
     (bare / ".venv" / MARKER).touch()
     assert prepare(bare).returncode == 0
     assert works(bare / ".venv")
-    assert "Making" not in prepare(bare).stderr
+    assert "Creating" not in prepare(bare).stderr
 
 
 @pytest.mark.slow
@@ -375,7 +375,7 @@ def test_an_activated_venv_of_its_own_can_be_made_again(bare: Path, made_elsewhe
     shutil.copytree(made_elsewhere, bare / ".venv", symlinks=True)
     (bare / ".venv" / MARKER).touch()
     done = prepare(bare, PATH=f"{bare / '.venv/bin'}{os.pathsep}{os.environ['PATH']}")
-    assert (done.returncode, "Making .venv" in done.stderr) == (0, True)
+    assert (done.returncode, "Creating .venv" in done.stderr) == (0, True)
     assert works(bare / ".venv")
 
 
@@ -388,7 +388,7 @@ def test_a_venv_of_somebody_elses_that_works_is_used_as_it_is(bare: Path, made_e
     (theirs / "precious").touch()
     before = tree(theirs)
     done = prepare(bare)
-    assert (done.returncode, "Making" in done.stderr) == (0, False), done.stderr
+    assert (done.returncode, "Creating" in done.stderr) == (0, False), done.stderr
     assert {name: seen for name, seen in tree(theirs).items() if name in before and seen != before[name]} == {}
     assert before.keys() <= tree(theirs).keys()
     assert not (theirs / MARKER).exists()
@@ -529,7 +529,7 @@ def test_one_command_starts_a_fresh_checkout_and_a_second_start_keeps_its_tasks(
         assert (checkout / ".env").stat().st_mode & 0o777 == 0o600
         assert {path.name for path in (checkout / "var").iterdir()} >= {"agent.sqlite3", "redis"}
         assert f"Starting {', '.join(name for name in procfile() if name != 'release')} ..." in run.output()
-        password = re.search(r"password (\S{16}) : it is shown only now", run.output())
+        password = re.search(r"password (\S{16}) \(shown only now\)", run.output())
         assert password
         assert signs_in(run.url, password[1])
         change_password(checkout, "another password")
@@ -558,7 +558,7 @@ def test_one_command_starts_a_fresh_checkout_and_a_second_start_keeps_its_tasks(
         assert not any(file.exists() for file in counters_of_before)
         print(f"\nup again after {time.monotonic() - began:.1f} s")
         assert "Installing" not in again.output()
-        assert "it is shown only now" not in again.output()
+        assert "shown only now" not in again.output()
         assert requests.get(f"{again.url}/task/{task['id']}", timeout=10).json() == task
         assert again.end() == 0
         assert again.processes() == {}
@@ -633,7 +633,7 @@ def test_a_checkout_runs_once_and_again_after_it_was_killed(checkout: Path) -> N
     with running(checkout, seconds=600) as first:
         second = Run(checkout)
         assert second.process.wait(30) == 1
-        assert f"The agent runs here already, as process {first.process.pid}" in second.output()
+        assert f"The agent already runs here as process {first.process.pid}" in second.output()
         first.process.kill()
         with running(checkout) as third:
             assert third.end() == 0
