@@ -3,13 +3,19 @@
 from contextlib import suppress
 
 from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 
 from predictions import submission
 from predictions.api.disconnect import caller_is_gone
+from predictions.api.openapi import BODY_ERRORS, PLATFORM_ERRORS, USER_ID, errors
 from predictions.api.requests import answered
-from predictions.api.serializers import PredictionSerializer, is_plain, task_object
+from predictions.api.serializers import PredictionSerializer, TaskIdSerializer, TaskSerializer, is_plain, task_object
 from predictions.api.views import TaskAPIView
+from predictions.execution.runner import TaskCanceled
+from predictions.queue.queue import QueueFull
+from predictions.recorder import RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
 from predictions.submission import PredictionRequest
 
 UID_LENGTH = 200
@@ -32,8 +38,23 @@ def prediction_request(request: Request) -> PredictionRequest:
 
 
 class PredictView(TaskAPIView):
-    """`POST /v1/predict`: run it now and answer the ended task."""
+    """Waits for the prediction and answers the ended task.
 
+    When the caller hangs up, the agent stops the prediction and cancels the task. With `ON_DISCONNECT=finish` the
+    prediction runs to its end.
+    """
+
+    @extend_schema(
+        "predict",
+        tags=["Predictions"],
+        summary="Sync prediction",
+        parameters=[USER_ID],
+        request=PredictionSerializer,
+        responses={
+            200: OpenApiResponse(TaskSerializer, "The ended task."),
+            **errors(*BODY_ERRORS, RecordUnavailable, of_task=[*PLATFORM_ERRORS, TaskCanceled(task_id="")]),
+        },
+    )
     def post(self, request: Request) -> HttpResponse:
         prediction = prediction_request(request)
         task = submission.predict(prediction, caller_is_gone=caller_is_gone(request), on_task=self.note_task)
@@ -41,8 +62,19 @@ class PredictView(TaskAPIView):
 
 
 class AsyncPredictView(TaskAPIView):
-    """`POST /async/v1/predict`: queue it and answer its id."""
+    """Queues the prediction and answers its task's id at once. At most `MAX_QUEUE_SIZE` tasks wait."""
 
+    @extend_schema(
+        "submit",
+        tags=["Predictions"],
+        summary="Async prediction",
+        parameters=[USER_ID],
+        request=PredictionSerializer,
+        responses={
+            200: OpenApiResponse(TaskIdSerializer, "The task's id."),
+            **errors(*BODY_ERRORS, QueueFull(size=30), QueueUnavailable, RecordUnavailable),
+        },
+    )
     def post(self, request: Request) -> HttpResponse:
         task = submission.submit(prediction_request(request), on_task=self.note_task)
         return answered({"id": task.pk})

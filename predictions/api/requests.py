@@ -148,6 +148,12 @@ def _closing(status: int, code: str, sentence: str) -> HttpResponse:
     return response
 
 
+def query_or_body(request: Request) -> dict[str, Any]:
+    """The fields of a GET's JSON body, if it is an object, and of its query string, which wins."""
+    body = request.data if isinstance(request.data, dict) else {}
+    return {**body, **request.query_params.dict()}
+
+
 class JSONAnswer(BaseRenderer):
     """Whatever a model answered, half a surrogate pair included, reaches the caller."""
 

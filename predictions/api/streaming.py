@@ -6,21 +6,79 @@ from itertools import chain
 from typing import Any
 
 from django.http import StreamingHttpResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
+from rest_framework import serializers
 from rest_framework.request import Request
 
-from platforms import Chunk, PlatformError
+from platforms import Chunk, PlatformError, Unsupported
 from predictions import submission
 from predictions.api.disconnect import caller_is_gone
 from predictions.api.errors import describe
+from predictions.api.openapi import BODY_ERRORS, PLATFORM_ERRORS, USER_ID, errors
 from predictions.api.predictions import prediction_request
+from predictions.api.serializers import PredictionSerializer
 from predictions.api.views import TaskAPIView
 from predictions.execution.runner import TaskCanceled
-from predictions.recorder import RecordError
+from predictions.recorder import RecordError, RecordUnavailable
+
+
+class PieceSerializer(serializers.Serializer[Any]):
+    """A line of the stream."""
+
+    id = serializers.IntegerField(min_value=0)
+    data = serializers.CharField()
+    error = serializers.CharField(required=False)
+    code = serializers.CharField(required=False)
+
+
+class EventSerializer(serializers.Serializer[Any]):
+    """A server-sent event. The data of an `error` event is a line of JSON, that of others is text."""
+
+    id = serializers.RegexField(r"^\d+$")
+    event = serializers.ChoiceField(["message", "done", "error"], required=False)
+    data = serializers.CharField()
+
+
+LINES = OpenApiResponse(
+    PieceSerializer,
+    "The pieces.",
+    [OpenApiExample("Two pieces", '{"id":0,"data":"upon"}\n{"id":1,"data":" a time"}\n')],
+)
+EVENTS = OpenApiResponse(
+    EventSerializer,
+    "The pieces.",
+    [OpenApiExample("Two pieces", "id: 0\ndata: upon\n\nid: 1\ndata:  a time\n\nid: 2\nevent: done\ndata: \n\n")],
+)
 
 
 class GenerateView(TaskAPIView):
-    """Relays each piece the moment it comes. What fails before the first one is answered as an error."""
+    """Relays each piece as soon as the platform sends it.
 
+    The pieces are lines of JSON, `{"id": 0, "data": "…"}`, or server-sent events if `Accept` says `text/event-stream`
+    (`id:`, `data:`, at the end `event: done`). A failure before the first piece is an ordinary error. A stream that
+    fails later ends with a message that has `error` and `code` (`event: error`). When the caller hangs up, the agent
+    cancels the task. With `ON_DISCONNECT=finish` the prediction runs to its end.
+    """
+
+    @extend_schema(
+        "generate",
+        tags=["Predictions"],
+        summary="Streaming prediction",
+        parameters=[USER_ID],
+        request=PredictionSerializer,
+        examples=[
+            OpenApiExample("A prompt", {"model_name": "writer", "inputs": {"prompt": "Once"}}, request_only=True)
+        ],
+        responses={
+            (200, "application/x-ndjson"): LINES,
+            (200, "text/event-stream"): EVENTS,
+            **errors(
+                *BODY_ERRORS,
+                RecordUnavailable,
+                of_task=[*PLATFORM_ERRORS, Unsupported("the local platform cannot stream"), TaskCanceled(task_id="")],
+            ),
+        },
+    )
     def post(self, request: Request) -> StreamingHttpResponse:
         task, chunks = submission.stream(prediction_request(request), caller_is_gone=caller_is_gone(request))
         self.note_task(task)
@@ -31,12 +89,12 @@ class GenerateView(TaskAPIView):
             content_type="text/event-stream" if as_events else "application/x-ndjson",
         )
         response["Cache-Control"] = "no-store"
-        response["X-Accel-Buffering"] = "no"  # nginx would otherwise hold pieces back
+        response["X-Accel-Buffering"] = "no"  # without it nginx collects pieces
         return response
 
 
 class _Messages:
-    """Pieces as lines of the answer; the last message of a stream that failed says so."""
+    """The messages of the answer. The last message of a failed stream is its error."""
 
     def __init__(self, pieces: Iterator[Chunk], source: Generator[Chunk, None, None], *, as_events: bool) -> None:
         self._pieces = pieces
@@ -56,7 +114,7 @@ class _Messages:
             yield self._message({"id": last + 1, "data": ""}, event="done")
 
     def close(self) -> None:
-        """Called when the caller left, or all is sent: ends the platform's side, or reads it to its end."""
+        """The server calls this at the end, or when the caller hangs up. Stops the platform, or reads it to its end."""
         self._source.close()
 
     def _message(self, message: dict[str, Any], *, event: str = "") -> bytes:

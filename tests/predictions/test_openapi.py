@@ -3,17 +3,18 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.utils.timezone import now
 from rest_framework.test import APIClient
 
 from config.settings import PLATFORMS
 from predictions import submission
 from predictions.api import errors, openapi
-from predictions.api.openapi import TASK_ID, document
-from predictions.api.schema.predictions import TaskObject
-from predictions.api.serializers import task_object
+from predictions.api.openapi import document
+from predictions.api.serializers import TASK_ID, TaskSerializer, task_object
 from predictions.models import Task
 from predictions.submission import PredictionRequest
 from predictions.uploads import upload_address
@@ -143,12 +144,33 @@ def test_every_scheme_of_the_document_lets_in_and_nothing_else_does(configured: 
 
 def test_every_code_of_the_table_is_explained() -> None:
     in_table = {code for _, status, code, _ in errors.TABLE if status}
-    assert in_table < set(openapi.WHEN)
-    assert set(openapi.WHEN) == set(re.findall(r"^\| \d+ \| `(\w+)`", document()["info"]["description"], re.MULTILINE))
+    assert in_table < set(openapi.MEANINGS)
+    assert set(openapi.MEANINGS) == set(
+        re.findall(r"^\| \d+ \| `(\w+)`", document()["info"]["description"], re.MULTILINE)
+    )
 
 
-def test_a_task_object_has_the_documents_keys() -> None:
-    assert list(task_object(Task())) == list(TaskObject().fields)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"status": "pending", "queue_num": 3, "queue_id": TASK_ID, "model_version": "2"},
+        {"status": "running", "started_at": datetime(2026, 11, 22, 17, tzinfo=UTC), "attempt": 2},
+        {"status": "failed", "error_info": "no", "ended_at": now(), "started_at": now()},
+        {"status": "succeeded", "running_time": 0.0146712, "outputs": {"a": [None, "é"]}, "platform": "local"},
+    ],
+    ids=lambda fields: fields.get("status", "empty"),
+)
+def test_the_agent_answers_tasks_as_the_serializer_of_the_document_renders_them(fields: dict[str, Any]) -> None:
+    task = Task(model_name="iris", **fields)
+    assert list(task_object(task).items()) == list(TaskSerializer(task).data.items())
+
+
+def test_every_route_has_a_description_of_its_own() -> None:
+    described = [found.told["description"] for found in OPERATIONS]
+    assert all(described)
+    assert len(set(described)) == len(OPERATIONS)
+    assert len({found.told["summary"] for found in OPERATIONS}) == len(OPERATIONS)
 
 
 def test_the_document_says_nothing_of_this_deployment(settings: Any, configured: Callable[..., None]) -> None:

@@ -10,7 +10,8 @@ from rest_framework.views import APIView
 
 from config.settings import PLATFORMS
 from predictions import submission
-from predictions.api.openapi import TASK_ID
+from predictions.api.openapi import document
+from predictions.api.serializers import TASK_ID
 from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
@@ -25,13 +26,18 @@ def errors() -> list[tuple[Operation, int, str]]:
         (found, status, code)
         for found in OPERATIONS
         for (status, _), media in found.answers(successes=False).items()
-        for code in _codes(media["schema"])
+        for code in codes(media)
     ]
 
 
-def _codes(schema: dict[str, Any]) -> list[str]:
-    code = schema["properties"]["code"]
-    return code.get("enum") or [code["const"]]
+def codes(media: dict[str, Any]) -> list[str]:
+    """The codes of an error's schema; its examples have the same."""
+    schema = media["schema"]
+    if "$ref" in schema:
+        schema = document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    found: list[str] = schema["properties"]["code"]["enum"]
+    assert found == [example["value"]["code"] for example in media["examples"].values()]
+    return found
 
 
 def example_of(asked: Operation, status: int, code: str) -> dict[str, Any]:
