@@ -350,9 +350,6 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enum_id_removal",
         "predictions.api.openapi.add_overview",
     ],
-    "TAGS": [
-        {"name": name} for name in ("Predictions", "Tasks", "Queue", "Health", "Records", "Uploads", "Documentation")
-    ],
 }
 
 # --- RQ: its keys share one hash slot on a cluster; the name must stand before anything imports rq

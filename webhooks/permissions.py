@@ -23,6 +23,8 @@ class IsRecordClient(Permission):
 class MayUpload(Permission):
     """The token in the path belongs to a running task. Sets `request.upload_task` to it."""
 
+    refusals = [NotFound()]
+
     def has_permission(self, request: Request, view: APIView) -> bool:
         try:
             request.upload_task = uploads.task_of(view.kwargs["token"])  # type: ignore[attr-defined]

@@ -11,13 +11,7 @@ from django.core.validators import RegexValidator
 from django.db import IntegrityError, transaction
 from django.http import StreamingHttpResponse
 from django.utils.timezone import now
-from drf_spectacular.utils import (
-    OpenApiExample,
-    OpenApiResponse,
-    extend_schema,
-    extend_schema_field,
-    extend_schema_serializer,
-)
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
@@ -116,23 +110,6 @@ class ModelStatusSerializer(ModelSerializer):
     status = serializers.ChoiceField(STATUSES)
 
 
-@extend_schema_serializer(
-    examples=[
-        OpenApiExample(
-            "One task",
-            {
-                "id": TASK_ID,
-                "task_id": TASK_ID,
-                "user_id": "ann",
-                "model_name": "iris",
-                "created_at": EXAMPLE_TASK["created_at"],
-                "updated_at": EXAMPLE_TASK["ended_at"],
-                "running_time": 0.001324,
-                "status": "succeeded",
-            },
-        )
-    ]
-)
 class ListedTaskSerializer(serializers.Serializer[Any]):
     """A task in a list."""
 
@@ -149,6 +126,13 @@ class ListedTaskSerializer(serializers.Serializer[Any]):
         return task.running_time or 0.0
 
 
+LISTED_TASK = {
+    **{name: EXAMPLE_TASK[name] for name in ("id", "model_name", "created_at", "status")},
+    "task_id": TASK_ID,
+    "user_id": "ann",
+    "updated_at": EXAMPLE_TASK["ended_at"],
+    "running_time": 0.001324,
+}
 NOT_ENDED = {"status": "running", "running_time": "", "outputs": None, "ended_at": None}
 RUNNING_RECORD = EXAMPLE_TASK | NOT_ENDED | {"queue_num": 3, "queue_id": TASK_ID, "platform": ""}
 
@@ -160,17 +144,12 @@ class RecordsView(TaskAPIView):
 
     @extend_schema(
         "createRecord",
-        tags=["Records"],
-        summary="Create a record",
         parameters=[USER_ID],
         request=NewRecordSerializer,
-        responses={
-            200: OpenApiResponse(TaskIdSerializer, "The record's id."),
-            **errors(*BODY_ERRORS, RecordExists, RecordUnavailable),
-        },
+        responses={200: TaskIdSerializer, **errors(*BODY_ERRORS, RecordExists, RecordUnavailable)},
     )
     def post(self, request: Request) -> Response:
-        """Keeps the record of a task that another agent runs."""
+        """Create the record of a task that another agent runs."""
         record = NewRecordSerializer(data=request.data)
         record.is_valid(raise_exception=True)
         fields = {name: value for name, value in record.validated_data.items() if value not in (None, "")}
@@ -187,11 +166,9 @@ class RecordsView(TaskAPIView):
 
     @extend_schema(
         "changeRecord",
-        tags=["Records"],
-        summary="Change a record",
         request=RecordChangeSerializer,
         responses={
-            200: OpenApiResponse(TaskSerializer, "The changed task."),
+            200: TaskSerializer,
             **errors(*BODY_ERRORS, TaskNotFound, RecordUnavailable, of_task=[InvalidTransition(task_id="", status="")]),
         },
         examples=[
@@ -200,7 +177,7 @@ class RecordsView(TaskAPIView):
         ],
     )
     def put(self, request: Request) -> Response:
-        """Changes the fields that the body has. The task's status decides which status may follow."""
+        """Change a record."""
         record = RecordChangeSerializer(data=request.data)
         record.is_valid(raise_exception=True)
         change = dict(record.validated_data)
@@ -212,23 +189,22 @@ class RecordsView(TaskAPIView):
 
 
 class ModelStatusView(APIView):
-    """Lists all tasks of a model with a status, the newest first. The two fields may be in a JSON body instead."""
+    """List a model's tasks with a status, the newest first.
+
+    The fields may be in a JSON body instead of the query.
+    """
 
     permission_classes = [IsRecordClient]
 
     @extend_schema(
         "listByStatus",
-        tags=["Records"],
-        summary="List a model's tasks",
         parameters=[ModelStatusSerializer],
         examples=[
             OpenApiExample("A model", "iris", parameter_only=("model_name", "query")),
             OpenApiExample("Ended", "succeeded", parameter_only=("status", "query")),
+            OpenApiExample("One task", LISTED_TASK),
         ],
-        responses={
-            200: OpenApiResponse(ListedTaskSerializer(many=True), "The tasks."),
-            **errors(*BODY_ERRORS, RecordUnavailable),
-        },
+        responses={200: ListedTaskSerializer(many=True), **errors(*BODY_ERRORS, RecordUnavailable)},
     )
     def get(self, request: Request) -> StreamingHttpResponse:
         query = ModelStatusSerializer(data=query_or_body(request))

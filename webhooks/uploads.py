@@ -6,6 +6,7 @@ and does not read the NUM_FILES header, because servers drop headers with unders
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -13,23 +14,23 @@ from django.core.files.storage import default_storage
 from django.core.files.uploadedfile import UploadedFile
 from django.http import FileResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
-    OpenApiResponse,
     extend_schema,
     extend_schema_field,
-    extend_schema_serializer,
     extend_schema_view,
+    inline_serializer,
 )
 from rest_framework import serializers
-from rest_framework.exceptions import NotFound, UnsupportedMediaType, ValidationError
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from predictions import uploads
-from predictions.api.openapi import errors
+from predictions.api.openapi import NOT_JSON, errors
 from predictions.api.serializers import TASK_ID
 from webhooks.multipart import NotKept, SizeLimit, UploadTooLarge, WholeMultiPartParser
 from webhooks.permissions import IsRecordClient, MayUpload
@@ -38,9 +39,10 @@ _PART = re.compile(r"file_(0|[1-9]\d{0,3})")
 
 
 URL = "http://agent.example.com/media/uploads/0b/0b54bd9e2a1a4d64a1a2f9d1d6a6f3c8"
-UPLOAD_ERRORS = (UploadTooLarge, UnsupportedMediaType("text/plain"), NotKept)
-NO_FILE = ValidationError({"file": "send the file as the multipart part 'file'"})
-NO_FILES = ValidationError({"file_0": "send the files as the multipart parts 'file_0', 'file_1' and so on"})
+UPLOAD_ERRORS = (UploadTooLarge, NOT_JSON, NotKept)
+NO_FILE = {"file": "send the file as the multipart part 'file'"}
+NO_FILES = {"file_0": "send the files as the multipart parts 'file_0', 'file_1' and so on"}
+multipart = partial(OpenApiExample, request_only=True, media_type="multipart/form-data")
 TOKEN = OpenApiParameter(
     "token",
     location=OpenApiParameter.PATH,
@@ -54,118 +56,84 @@ class FilePart(serializers.FileField):
     """A file with content."""
 
 
-@extend_schema_serializer(examples=[OpenApiExample("A file", {"file": "hello"}, media_type="multipart/form-data")])
-class UploadSerializer(serializers.Serializer[Any]):
-    """One file."""
-
-    file = FilePart()
-
-
-@extend_schema_serializer(
-    examples=[OpenApiExample("Two files", {"file_0": "hello", "file_1": "world"}, media_type="multipart/form-data")]
-)
-class UploadBatchSerializer(serializers.Serializer[Any]):
-    """Several files, numbered from 0 without a gap."""
-
-    file_0 = FilePart()
-    file_1 = FilePart(required=False)
-
-
-@extend_schema_serializer(examples=[OpenApiExample("An address", {"url": URL})])
-class FileAddressSerializer(serializers.Serializer[Any]):
-    """The file's address."""
-
-    url = serializers.CharField()
-
-
-@extend_schema_serializer(examples=[OpenApiExample("Two addresses", {"urls": [URL, URL]})])
-class FileAddressesSerializer(serializers.Serializer[Any]):
-    """The files' addresses, in the order of their numbers."""
-
-    urls = serializers.ListField(child=serializers.CharField())
-
-
 class UploadView(APIView):
-    """Keeps a file."""
+    """Upload a file."""
 
     parser_classes = [WholeMultiPartParser]
     permission_classes = [IsRecordClient]
 
     @extend_schema(
         "upload",
-        tags=["Uploads"],
-        summary="Upload a file",
-        request=UploadSerializer,
-        responses={200: OpenApiResponse(FileAddressSerializer, "The address."), **errors(NO_FILE, *UPLOAD_ERRORS)},
+        request=inline_serializer("Upload", {"file": FilePart()}),
+        responses={
+            200: inline_serializer("FileAddress", {"url": serializers.CharField()}),
+            **errors(ValidationError(NO_FILE), *UPLOAD_ERRORS),
+        },
+        examples=[multipart("A file", {"file": "hello"}), OpenApiExample("Its address", {"url": URL})],
     )
     def post(self, request: Request, token: str = "") -> Response:
         files = _files(request)
         if "file" not in files:
-            raise ValidationError({"file": "send the file as the multipart part 'file'"})
+            raise ValidationError(NO_FILE)
         return Response({"url": _keep(request, [files["file"]])[0]})
 
 
 class UploadBatchView(APIView):
-    """Keeps several files. The parts are `file_0`, `file_1` and so on, without a gap."""
+    """Upload several files.
+
+    The parts are `file_0`, `file_1` and so on, without a gap. The addresses are in the same order.
+    """
 
     parser_classes = [WholeMultiPartParser]
     permission_classes = [IsRecordClient]
 
     @extend_schema(
         "uploadBatch",
-        tags=["Uploads"],
-        summary="Upload several files",
-        request=UploadBatchSerializer,
-        responses={200: OpenApiResponse(FileAddressesSerializer, "The addresses."), **errors(NO_FILES, *UPLOAD_ERRORS)},
+        request=inline_serializer("UploadBatch", {"file_0": FilePart(), "file_1": FilePart(required=False)}),
+        responses={
+            200: inline_serializer("FileAddresses", {"urls": serializers.ListField(child=serializers.CharField())}),
+            **errors(ValidationError(NO_FILES), *UPLOAD_ERRORS),
+        },
+        examples=[
+            multipart("Two files", {"file_0": "hello", "file_1": "world"}),
+            OpenApiExample("Their addresses", {"urls": [URL, URL]}),
+        ],
     )
     def post(self, request: Request, token: str = "") -> Response:
         parts = ((_PART.fullmatch(name), file) for name, file in _files(request).items())
         numbered = sorted(((int(match[1]), file) for match, file in parts if match), key=lambda pair: pair[0])
         if [number for number, _ in numbered] != list(range(len(numbered))) or not numbered:
-            raise ValidationError({"file_0": "send the files as the multipart parts 'file_0', 'file_1' and so on"})
+            raise ValidationError(NO_FILES)
         return Response({"urls": _keep(request, [file for _, file in numbered])})
 
 
-@extend_schema_view(
-    post=extend_schema(
-        "uploadOfTask",
-        summary="Upload a file of a task",
-        parameters=[TOKEN],
-        responses={
-            200: OpenApiResponse(FileAddressSerializer, "The address."),
-            **errors(NO_FILE, NotFound, *UPLOAD_ERRORS),
-        },
-    )
-)
+@extend_schema_view(post=extend_schema("uploadOfTask", parameters=[TOKEN]))
 class TokenUploadView(UploadView):
-    """Keeps a file of a task, for the task's model, which has no key. The agent deletes the file with the task."""
+    """Upload a file of a task.
+
+    For the task's model, which has no key. The agent deletes the file with the task.
+    """
 
     authentication_classes = []
     permission_classes = [MayUpload]
 
 
-@extend_schema_view(
-    post=extend_schema(
-        "uploadBatchOfTask",
-        summary="Upload several files of a task",
-        parameters=[TOKEN],
-        responses={
-            200: OpenApiResponse(FileAddressesSerializer, "The addresses."),
-            **errors(NO_FILES, NotFound, *UPLOAD_ERRORS),
-        },
-    )
-)
+@extend_schema_view(post=extend_schema("uploadBatchOfTask", parameters=[TOKEN]))
 class TokenUploadBatchView(UploadBatchView):
-    """Keeps several files of a task. The parts are `file_0`, `file_1` and so on, without a gap."""
+    """Upload several files of a task.
+
+    The parts are `file_0`, `file_1` and so on, without a gap. The addresses are in the same order.
+    """
 
     authentication_classes = []
     permission_classes = [MayUpload]
 
 
 class MediaView(APIView):
-    """An uploaded file, as an attachment that cannot run in the agent's origin.
+    """Read an uploaded file.
 
-    Its random name is its protection: everybody with the name can read it.
+    The answer is an attachment that cannot run in the agent's origin, or a redirect to a temporary address in S3. The
+    file's random name is its protection: everybody with the name can read it.
     """
 
     authentication_classes = []
@@ -173,14 +141,8 @@ class MediaView(APIView):
 
     @extend_schema(
         "getFile",
-        tags=["Uploads"],
-        summary="Read an uploaded file",
         parameters=[OpenApiParameter("name", location="path", examples=[OpenApiExample("A name", URL[-41:])])],
-        responses={
-            (200, "*/*"): OpenApiResponse({"type": "string", "format": "binary"}, "The file."),
-            302: OpenApiResponse(None, "The file is in S3. `Location` is a temporary address of it."),
-            **errors(NotFound),
-        },
+        responses={(200, "*/*"): OpenApiTypes.BINARY, 302: None, **errors(NotFound)},
     )
     def get(self, request: Request, name: str) -> HttpResponseBase:
         if not re.fullmatch(r"uploads/[0-9a-f]{2}/[0-9a-f]{32}\w*(\.\w{1,10})?", name):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
+from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
@@ -69,14 +69,19 @@ def _is_open() -> bool:
 
 
 class Permission(BasePermission):
-    """Base of all permissions; the OpenAPI document shows these attributes."""
+    """Base of all permissions. The OpenAPI document shows `schemes` and `refusals`."""
 
     schemes: tuple[str, ...] = ()
-    """The keys that it accepts, by their names in openapi.SECURITY_SCHEMES; one of them is enough."""
+    """The keys that it accepts, by their names in openapi.SECURITY_SCHEMES. One key is enough."""
     without_key = ""
-    """The error's sentence for a request without a key, or with an unknown one. Empty: it does not ask for a key."""
+    """The error for a request without a key or with an unknown one. Empty: the permission needs no key."""
     message = ""
-    """The error's sentence for a known key that is not enough. Empty: every known key is enough."""
+    """The error for a known key that is not enough. Empty: every known key is enough."""
+
+    @property
+    def refusals(self) -> list[APIException]:
+        unauthorized = [NotAuthenticated(self.without_key)] if self.without_key else []
+        return [*unauthorized, *([PermissionDenied(self.message)] if self.message else [])]
 
 
 class MayCall(Permission):

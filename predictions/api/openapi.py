@@ -4,7 +4,7 @@ drf-spectacular takes the rest from the views: their docstrings, serializers and
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -14,13 +14,8 @@ from drf_spectacular import openapi
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import Direction, OpenApiExample, OpenApiParameter, OpenApiResponse
-from rest_framework.exceptions import (
-    NotAuthenticated,
-    ParseError,
-    PermissionDenied,
-    UnsupportedMediaType,
-    ValidationError,
-)
+from rest_framework import serializers
+from rest_framework.exceptions import ParseError, UnsupportedMediaType, ValidationError
 
 from platforms import InvalidInputs, PlatformTimeout, PlatformUnavailable
 from predictions.api.errors import look_up
@@ -29,99 +24,61 @@ from predictions.api.views import TaskAPIView
 
 Errors = Sequence[Exception | type[Exception]]
 
-BODY_ERRORS: Errors = (
-    ValidationError({"model_name": ["This field is required."]}),
-    RequestDataTooBig,
-    UnsupportedMediaType("text/plain"),
-)
+INTRODUCTION = """\
+One API in front of model platforms: KServe, plain Kubernetes services, Replicate, RunPod and local Python callables.
+
+The agent answers **sync** predictions when they are done, **async** predictions at once with an id, and **streaming**
+predictions piece by piece. Each prediction is a *task*, which callers read and cancel by its id. Bodies are JSON in
+UTF-8. An error has a sentence and a stable code, which the answers of each route list. All routes answer
+405 `method_not_allowed` to methods that they do not have."""
+SECURITY_SCHEMES = {
+    name: {"type": type_, **details, "description": description}
+    for name, type_, details, description in [
+        ("bearer", "http", {"scheme": "bearer"}, "A key of `API_KEYS`, or of `OPERATOR_KEYS` for operators' routes."),
+        ("apikey", "apiKey", {"in": "header", "name": "apikey"}, "The same key in another header."),
+        ("recordKey", "apiKey", {"in": "header", "name": "apikey"}, "`WEBHOOK_APIKEY`, the record service's key."),
+        ("metricsKey", "http", {"scheme": "bearer"}, "`METRICS_KEY`, if it is set."),
+        ("staffSession", "apiKey", {"in": "cookie", "name": "sessionid"}, "The admin's; needs `X-CSRFToken` as well."),
+    ]
+}
+"""The names that permissions list in `schemes`."""
+
+NOT_JSON = UnsupportedMediaType("text/plain")
+NOT_PARSED = ParseError("the body is not JSON: Expecting value: line 1 column 1 (char 0)")
+BODY_ERRORS: Errors = (ValidationError({"model_name": ["This field is required."]}), RequestDataTooBig, NOT_JSON)
 PLATFORM_ERRORS: Errors = (
     InvalidInputs('"instances" is missing. Send "instances" as a list of flowers.'),
     PlatformUnavailable("the kserve platform could not be reached"),
     PlatformTimeout("the kserve platform did not answer in time"),
 )
-ERRORS_OF_EVERY_ROUTE: Errors = (
-    ParseError("the body is not JSON: Expecting value: line 1 column 1 (char 0)"),
-    RuntimeError,
-)
-MEANINGS = {
-    "invalid_request": "the request is malformed, or a field is missing or wrong (`field` names it)",
-    "invalid_inputs": "the platform refused the inputs",
-    "unsupported": "the platform does not have this function",
-    "unauthorized": "the request has no key, or an unknown one",
-    "forbidden": "the key is not allowed to do this",
-    "not_found": "the task or the route does not exist",
-    "method_not_allowed": "the route does not have this method; `Allow` lists those it has",
-    "already_finished": "the task has ended and cannot be canceled; `status` is its status",
-    "canceled": "the task was canceled while its caller waited",
-    "not_ours": "another agent runs the task; this agent keeps its record",
-    "already_exists": "a task with this id exists",
-    "invalid_transition": "the task's status does not allow the change",
-    "body_too_large": "the body is larger than `MAX_REQUEST_BODY`",
-    "upload_too_large": "the file is larger than `MAX_UPLOAD_SIZE`",
-    "unsupported_media_type": "the route does not read bodies of this type",
-    "queue_full": "the queue is full; `Retry-After` says when to try again",
-    "internal_error": "the agent has a defect; its log has the details under the request's id",
-    "platform_error": "the platform could not be reached, answered 5xx, or sent an unreadable answer",
-    "unavailable": "Redis, the database, the storage or the record service does not answer",
-    "platform_timeout": "the platform did not answer in time",
-}
-"""Code of an error → when the agent answers it."""
 
-SECURITY_SCHEMES = {
-    "bearer": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "A key of `API_KEYS`. The operators' routes need a key of `OPERATOR_KEYS`.",
-    },
-    "apikey": {"type": "apiKey", "in": "header", "name": "apikey", "description": "The same key in a header."},
-    "recordKey": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "apikey",
-        "description": "The record service's key, `WEBHOOK_APIKEY`, for agents that keep their records here.",
-    },
-    "metricsKey": {"type": "http", "scheme": "bearer", "description": "`METRICS_KEY`, if it is set."},
-    "staffSession": {
-        "type": "apiKey",
-        "in": "cookie",
-        "name": "sessionid",
-        "description": "A staff user signed in to the admin. Requests also need the `X-CSRFToken` header.",
-    },
-}
-"""The names that permission classes list in `schemes`."""
-
-header = partial(OpenApiParameter, location=OpenApiParameter.HEADER)
-USER_ID = header("UID", description="The end user of the task. The agent keeps it with the task.")
-TASK_ID_IN_PATH = OpenApiParameter(
-    "task_id",
-    location=OpenApiParameter.PATH,
-    pattern="^[A-Za-z0-9._-]{1,64}$",
-    description="The id that the submission returned.",
-    examples=[OpenApiExample("A task", TASK_ID)],
-)
-HEADERS_OF_EVERY_ROUTE = [
-    header(
-        "X-Request-ID",
-        description="An id for the log. The agent returns it and sends it on to the platform. It replaces an id that "
-        "has other characters than letters, digits and `._:@=+/-`, or more than 128.",
-    ),
-    header("X-Request-ID", description="The request's id.", required=True, response=True),
+header = partial(OpenApiParameter, location="header")
+HEADERS = [
+    header("X-Request-ID", description="The request's id for the log: up to 128 letters, digits and `._:@=+/-`."),
+    header("X-Request-ID", description="The request's id, or a new one.", required=True, response=True),
     header("WWW-Authenticate", description="How to send a key.", required=True, response=[401]),
     header("Retry-After", int, description="Seconds to wait before the next try.", required=True, response=[429]),
     header("Retry-After", int, description="Seconds to wait before the next try, if known.", response=[503]),
 ]
-TASK_ID_IN_HEADER = header("X-Task-ID", description="The id of the request's task, if it has one.", response=True)
+TASK_HEADER = header("X-Task-ID", description="The id of the request's task, if it has one.", response=True)
 TASK_LINKS = {
-    name: {
-        "operationId": operation,
-        "description": description,
-        "parameters": {"task_id": "$response.header.X-Task-ID"},
-    }
-    for name, operation, description in [
-        ("read", "getTask", "Reads the task."),
-        ("cancel", "cancelTask", "Cancels the task."),
-    ]
+    name: {"operationId": operation, "parameters": {"task_id": "$response.header.X-Task-ID"}}
+    for name, operation in [("read", "getTask"), ("cancel", "cancelTask")]
 }
+USER_ID = header("UID", description="The end user of the task. The agent keeps it with the task.")
+TASK_ID_IN_PATH = OpenApiParameter(
+    "task_id", location="path", pattern="^[A-Za-z0-9._-]{1,64}$", examples=[OpenApiExample("A task", TASK_ID)]
+)
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    """What went wrong."""
+
+    error = serializers.CharField(help_text="A sentence for people.")
+    code = serializers.CharField(help_text="A stable word for programs.")
+    field = serializers.CharField(required=False, help_text="The field that is missing or wrong.")
+    status = serializers.CharField(required=False, help_text="The status of the task that cannot be canceled.")
+    task_id = serializers.CharField(required=False, help_text="The request's task.")
 
 
 def errors(*causes: Exception | type[Exception], of_task: Errors = ()) -> dict[int, OpenApiResponse]:
@@ -134,47 +91,46 @@ def errors(*causes: Exception | type[Exception], of_task: Errors = ()) -> dict[i
         for cause in group:
             status, body = look_up(cause() if isinstance(cause, type) else cause)
             bodies[status][body["code"]] = body | extra
-    return {status: _error_response(by_code) for status, by_code in bodies.items()}
-
-
-def _error_response(bodies: dict[str, dict[str, Any]]) -> OpenApiResponse:
-    """One status: its codes, and an example of each."""
-    names = {name: {"type": "string"} for body in bodies.values() for name in body}
-    return OpenApiResponse(
-        {
-            "type": "object",
-            "properties": names | {"code": {"type": "string", "enum": list(bodies)}},
-            "required": ["error", "code"],
-        },
-        description="; ".join(f"`{code}`: {MEANINGS[code]}" for code in bodies),
-        examples=[OpenApiExample(code, value=body) for code, body in bodies.items()],
-    )
+    return {
+        status: OpenApiResponse(
+            ErrorSerializer,
+            "; ".join(f"`{code}`: {body['error']}" for code, body in by_code.items()),
+            [OpenApiExample(code, body) for code, body in by_code.items()],
+        )
+        for status, by_code in bodies.items()
+    }
 
 
 class AutoSchema(openapi.AutoSchema):
-    """Adds to each route what its view implies: keys and their errors, headers, and links of tasks."""
+    """Adds to each route what its view implies: text, tag, keys and their errors, headers, and links of tasks."""
+
+    def get_summary(self) -> str:
+        return super().get_description().partition("\n")[0].removesuffix(".")
+
+    def get_description(self) -> str:
+        return super().get_description().partition("\n")[2].strip()
+
+    def get_tags(self) -> list[str]:
+        return [type(self.view).__module__.rpartition(".")[2].capitalize()]
+
+    def get_request_serializer(self) -> None:
+        return None
 
     def get_auth(self) -> list[dict[str, Any]]:
         return [{scheme: []} for permission in self.view.get_permissions() for scheme in permission.schemes]
 
     def get_override_parameters(self) -> list[Any]:
-        return HEADERS_OF_EVERY_ROUTE + [TASK_ID_IN_HEADER] * isinstance(self.view, TaskAPIView)
+        return [*HEADERS, TASK_HEADER] if isinstance(self.view, TaskAPIView) else HEADERS
 
     def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
-        responses = super()._get_response_bodies(direction)
-        for status, response in errors(*ERRORS_OF_EVERY_ROUTE, *self._refusals()).items():
+        responses: dict[str, Any] = super()._get_response_bodies(direction)
+        refusals = [refusal for permission in self.view.get_permissions() for refusal in permission.refusals]
+        for status, response in errors(NOT_PARSED, *refusals, RuntimeError).items():
             responses.setdefault(str(status), self._get_response_for_code(response, str(status)))
         if isinstance(self.view, TaskAPIView):
             for status in responses.keys() & {"200", "202"}:
                 responses[status]["links"] = TASK_LINKS
-        return dict(sorted(responses.items()))
-
-    def _refusals(self) -> Iterator[Exception]:
-        for permission in self.view.get_permissions():
-            if permission.without_key:
-                yield NotAuthenticated(permission.without_key)
-            if permission.message:
-                yield PermissionDenied(permission.message)
+        return responses
 
 
 class StrictText(OpenApiSerializerFieldExtension):
@@ -191,32 +147,10 @@ class StrictText(OpenApiSerializerFieldExtension):
         }
 
 
-INTRODUCTION = """\
-One API in front of model platforms: KServe, plain Kubernetes services, Replicate, RunPod and local Python callables.
-
-The agent answers **sync** predictions when they are done, **async** predictions at once with an id, and **streaming**
-predictions piece by piece. Each prediction is a *task*, which callers read and cancel by its id.
-
-Bodies are JSON in UTF-8. Every answer has an `X-Request-ID`, the caller's own if it sent one. An error is an object
-with `error`, a sentence, and `code`, a stable word:
-
-| status | `code` | when |
-|---|---|---|
-"""
-
-
 def add_overview(result: dict[str, Any], **context: Any) -> dict[str, Any]:
-    """drf-spectacular's hook: adds the keys and a table of all errors to the document."""
+    """drf-spectacular's hook: adds the introduction and the keys to the document."""
+    result["info"]["description"] = INTRODUCTION
     result["components"]["securitySchemes"] = SECURITY_SCHEMES
-    rows = {("405", "method_not_allowed")}
-    for operation in (operation for path in result["paths"].values() for operation in path.values()):
-        for status, response in operation["responses"].items():
-            if status >= "400":
-                examples = response["content"]["application/json"]["examples"].values()
-                rows |= {(status, example["value"]["code"]) for example in examples}
-    result["info"]["description"] = INTRODUCTION + "".join(
-        f"| {status} | `{code}` | {MEANINGS[code]} |\n" for status, code in sorted(rows)
-    )
     return result
 
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 
 from predictions import submission
@@ -38,20 +38,18 @@ def prediction_request(request: Request) -> PredictionRequest:
 
 
 class PredictView(TaskAPIView):
-    """Waits for the prediction and answers the ended task.
+    """Run a prediction and wait for it.
 
-    When the caller hangs up, the agent stops the prediction and cancels the task. With `ON_DISCONNECT=finish` the
-    prediction runs to its end.
+    Answers the ended task. When the caller hangs up, the agent stops the prediction and cancels the task. With
+    `ON_DISCONNECT=finish` the prediction runs to its end.
     """
 
     @extend_schema(
         "predict",
-        tags=["Predictions"],
-        summary="Sync prediction",
         parameters=[USER_ID],
         request=PredictionSerializer,
         responses={
-            200: OpenApiResponse(TaskSerializer, "The ended task."),
+            200: TaskSerializer,
             **errors(*BODY_ERRORS, RecordUnavailable, of_task=[*PLATFORM_ERRORS, TaskCanceled(task_id="")]),
         },
     )
@@ -62,16 +60,17 @@ class PredictView(TaskAPIView):
 
 
 class AsyncPredictView(TaskAPIView):
-    """Queues the prediction and answers its task's id at once. At most `MAX_QUEUE_SIZE` tasks wait."""
+    """Queue a prediction.
+
+    Answers the task's id at once. At most `MAX_QUEUE_SIZE` tasks wait.
+    """
 
     @extend_schema(
         "submit",
-        tags=["Predictions"],
-        summary="Async prediction",
         parameters=[USER_ID],
         request=PredictionSerializer,
         responses={
-            200: OpenApiResponse(TaskIdSerializer, "The task's id."),
+            200: TaskIdSerializer,
             **errors(*BODY_ERRORS, QueueFull(size=30), QueueUnavailable, RecordUnavailable),
         },
     )

@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, extend_schema, inline_serializer
 from rest_framework import serializers
@@ -19,27 +18,16 @@ from predictions.redis.errors import QueueUnavailable
 
 logger = logging.getLogger(__name__)
 
-
 count = partial(serializers.IntegerField, min_value=0)
-
-
-class PausedSerializer(serializers.Serializer[Any]):
-    """The queue's state."""
-
-    paused = serializers.BooleanField()
+PAUSED = inline_serializer("Paused", {"paused": serializers.BooleanField()})
 
 
 class QueueSizeView(APIView):
-    """Counts the waiting tasks: scheduled, queued and retrying."""
+    """Count the waiting tasks: scheduled, queued and retrying."""
 
     @extend_schema(
         "getQueueSize",
-        tags=["Queue"],
-        summary="How many tasks wait",
-        responses={
-            200: inline_serializer("QueueSize", {"queue_size": count()}),
-            **errors(QueueUnavailable),
-        },
+        responses={200: inline_serializer("QueueSize", {"queue_size": count()}), **errors(QueueUnavailable)},
         examples=[OpenApiExample("None", {"queue_size": 0})],
     )
     def get(self, request: Request) -> Response:
@@ -47,12 +35,10 @@ class QueueSizeView(APIView):
 
 
 class UnfinishedView(APIView):
-    """Counts the waiting and running tasks. Both keys have the same number."""
+    """Count the waiting and running tasks. Both keys have the same number."""
 
     @extend_schema(
         "getUnfinished",
-        tags=["Queue"],
-        summary="How many tasks have not ended",
         responses={
             200: inline_serializer("Unfinished", {"num of unfinished tasks": count(), "unfinished": count()}),
             **errors(QueueUnavailable),
@@ -76,14 +62,14 @@ class OperatorView(APIView):
 
 
 class PauseView(OperatorView):
-    """Workers get no more tasks. The agent still accepts submissions, and running tasks continue."""
+    """Pause the queue.
+
+    Workers get no more tasks. The agent still accepts submissions, and running tasks continue.
+    """
 
     @extend_schema(
         "pause",
-        tags=["Queue"],
-        summary="Pause the queue",
-        request=None,
-        responses={200: PausedSerializer, **errors(QueueUnavailable)},
+        responses={200: PAUSED, **errors(QueueUnavailable)},
         examples=[OpenApiExample("Paused", {"paused": True})],
     )
     def post(self, request: Request) -> Response:
@@ -93,14 +79,11 @@ class PauseView(OperatorView):
 
 
 class UnpauseView(OperatorView):
-    """Workers get tasks again."""
+    """Resume the queue."""
 
     @extend_schema(
         "unpause",
-        tags=["Queue"],
-        summary="Resume the queue",
-        request=None,
-        responses={200: PausedSerializer, **errors(QueueUnavailable)},
+        responses={200: PAUSED, **errors(QueueUnavailable)},
         examples=[OpenApiExample("Resumed", {"paused": False})],
     )
     def post(self, request: Request) -> Response:
@@ -110,13 +93,13 @@ class UnpauseView(OperatorView):
 
 
 class DeletePendingView(OperatorView):
-    """Cancels every waiting task. A task that a worker takes at the same moment runs."""
+    """Cancel all waiting tasks.
+
+    A task that a worker takes at the same moment runs.
+    """
 
     @extend_schema(
         "deletePending",
-        tags=["Queue"],
-        summary="Cancel all waiting tasks",
-        request=None,
         responses={
             200: inline_serializer("Deleted", {"num_of_pending_tasks": count(), "num_of_deleted_tasks": count()}),
             **errors(QueueUnavailable, RecordUnavailable),

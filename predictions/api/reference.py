@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpResponse
 from django.shortcuts import render
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -37,27 +37,17 @@ class ReferenceView(APIView):
 
 
 class OpenAPIView(ReferenceView):
-    """Describes every route with its errors and examples. It is the same for every deployment."""
+    """Read this document."""
 
-    @extend_schema(
-        "getOpenAPI",
-        tags=["Documentation"],
-        summary="This document",
-        responses={200: OpenApiResponse(dict[str, Any], "OpenAPI 3.1."), **errors(NotFound)},
-    )
+    @extend_schema("getOpenAPI", responses={200: dict[str, Any], **errors(NotFound)})
     def get(self, request: Request) -> Response:
         return Response(document())
 
 
 class DocsPageView(ReferenceView):
-    """Swagger UI. It loads nothing from other hosts."""
+    """Read this document as a page (Swagger UI)."""
 
-    @extend_schema(
-        "getDocsPage",
-        tags=["Documentation"],
-        summary="This document as a page",
-        responses={(200, "text/html"): OpenApiResponse(str, "The page."), **errors(NotFound)},
-    )
+    @extend_schema("getDocsPage", responses={(200, "text/html"): str, **errors(NotFound)})
     def get(self, request: Request) -> HttpResponse:
         response = render(request._request, "docs.html")
         response["Content-Security-Policy"] = PAGE_POLICY

@@ -11,6 +11,7 @@ from predictions.models import Task
 
 TASK_ID = "4df7acfc-3c5b-4a55-9d3c-0b6a6f1f2c11"
 """The task of all examples in the OpenAPI document."""
+PROBABILITIES = {"setosa": 0.996989, "versicolor": 0.003011, "virginica": 0.0}
 EXAMPLE_TASK = {
     "id": TASK_ID,
     "model_name": "iris",
@@ -18,15 +19,7 @@ EXAMPLE_TASK = {
     "status": "succeeded",
     "running_time": "0.001324s",
     "created_at": "2026-11-22T17:26:25.295003Z",
-    "outputs": {
-        "predictions": [
-            {
-                "species": "setosa",
-                "class": 0,
-                "probabilities": {"setosa": 0.996989, "versicolor": 0.003011, "virginica": 0.0},
-            }
-        ]
-    },
+    "outputs": {"predictions": [{"species": "setosa", "class": 0, "probabilities": PROBABILITIES}]},
     "error_info": "",
     "queue_num": None,
     "queue_id": "",
@@ -35,7 +28,6 @@ EXAMPLE_TASK = {
     "attempt": 1,
     "platform": "local",
 }
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -71,9 +63,7 @@ class ModelSerializer(serializers.Serializer[Any]):
 
 
 @extend_schema_serializer(
-    examples=[
-        OpenApiExample("One flower", {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}}),
-    ]
+    examples=[OpenApiExample("One flower", {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}})]
 )
 class PredictionSerializer(serializers.Serializer[Any]):
     """A prediction. The agent ignores unknown keys."""
@@ -126,9 +116,7 @@ class TaskSerializer(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField(help_text="RFC 3339, in UTC.")
     outputs = serializers.JSONField(help_text="The model's answer. For a stream, its text.")
     error_info = serializers.CharField(help_text="Why it failed.")
-    queue_num = serializers.IntegerField(
-        min_value=0, allow_null=True, help_text="The queue's size at the submission. null for sync predictions."
-    )
+    queue_num = serializers.IntegerField(min_value=0, allow_null=True, help_text="The queue's size at the submission.")
     queue_id = serializers.CharField(help_text="The queue's job.")
     started_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True)

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from django.http import StreamingHttpResponse
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -39,45 +39,38 @@ class EventSerializer(serializers.Serializer[Any]):
     data = serializers.CharField()
 
 
-LINES = OpenApiResponse(
-    PieceSerializer,
-    "The pieces.",
-    [OpenApiExample("Two pieces", '{"id":0,"data":"upon"}\n{"id":1,"data":" a time"}\n')],
-)
-EVENTS = OpenApiResponse(
-    EventSerializer,
-    "The pieces.",
-    [OpenApiExample("Two pieces", "id: 0\ndata: upon\n\nid: 1\ndata:  a time\n\nid: 2\nevent: done\ndata: \n\n")],
-)
+LINES = '{"id":0,"data":"upon"}\n{"id":1,"data":" a time"}\n'
+EVENTS = "id: 0\ndata: upon\n\nid: 1\ndata:  a time\n\nid: 2\nevent: done\ndata: \n\n"
 
 
 class GenerateView(TaskAPIView):
-    """Relays each piece as soon as the platform sends it.
+    """Stream a prediction.
 
-    The pieces are lines of JSON, `{"id": 0, "data": "…"}`, or server-sent events if `Accept` says `text/event-stream`
-    (`id:`, `data:`, at the end `event: done`). A failure before the first piece is an ordinary error. A stream that
-    fails later ends with a message that has `error` and `code` (`event: error`). When the caller hangs up, the agent
-    cancels the task. With `ON_DISCONNECT=finish` the prediction runs to its end.
+    Relays each piece as soon as the platform sends it: as a line of JSON, `{"id": 0, "data": "…"}`, or as a server-sent
+    event if `Accept` says `text/event-stream` (`id:`, `data:`, at the end `event: done`). A failure before the first
+    piece is an ordinary error. A stream that fails later ends with a message that has `error` and `code`
+    (`event: error`). When the caller hangs up, the agent cancels the task. With `ON_DISCONNECT=finish` the prediction
+    runs to its end.
     """
 
     @extend_schema(
         "generate",
-        tags=["Predictions"],
-        summary="Streaming prediction",
         parameters=[USER_ID],
         request=PredictionSerializer,
-        examples=[
-            OpenApiExample("A prompt", {"model_name": "writer", "inputs": {"prompt": "Once"}}, request_only=True)
-        ],
         responses={
-            (200, "application/x-ndjson"): LINES,
-            (200, "text/event-stream"): EVENTS,
+            (200, "application/x-ndjson"): PieceSerializer,
+            (200, "text/event-stream"): EventSerializer,
             **errors(
                 *BODY_ERRORS,
                 RecordUnavailable,
                 of_task=[*PLATFORM_ERRORS, Unsupported("the local platform cannot stream"), TaskCanceled(task_id="")],
             ),
         },
+        examples=[
+            OpenApiExample("A prompt", {"model_name": "writer", "inputs": {"prompt": "Once"}}, request_only=True),
+            OpenApiExample("Two pieces", LINES, media_type="application/x-ndjson", response_only=True),
+            OpenApiExample("Two pieces", EVENTS, media_type="text/event-stream", response_only=True),
+        ],
     )
     def post(self, request: Request) -> StreamingHttpResponse:
         task, chunks = submission.stream(prediction_request(request), caller_is_gone=caller_is_gone(request))

@@ -1,7 +1,7 @@
 """Tasks: read one, cancel one."""
 
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,16 +16,14 @@ from predictions.submission import AlreadyFinished, NotOurs, TaskNotFound
 
 
 class TaskView(TaskAPIView):
-    """The task with its present status, and its outputs once it has ended."""
+    """Read a task."""
 
     permission_classes = [MayRead]
 
     @extend_schema(
         "getTask",
-        tags=["Tasks"],
-        summary="Read a task",
         parameters=[TASK_ID_IN_PATH],
-        responses={200: OpenApiResponse(TaskSerializer, "The task."), **errors(TaskNotFound, RecordUnavailable)},
+        responses={200: TaskSerializer, **errors(TaskNotFound, RecordUnavailable)},
     )
     def get(self, request: Request, task_id: str) -> HttpResponse:
         self.note_task(task := submission.get(task_id))
@@ -33,17 +31,18 @@ class TaskView(TaskAPIView):
 
 
 class CancelView(TaskAPIView):
-    """Takes a waiting task out of the queue, or stops a running prediction. A canceled task stays canceled."""
+    """Cancel a task.
+
+    Answers 200 if the task was waiting, and 202 if it is running: the agent is then stopping its prediction. A canceled
+    task stays canceled.
+    """
 
     @extend_schema(
         "cancelTask",
-        tags=["Tasks"],
-        summary="Cancel a task",
         parameters=[TASK_ID_IN_PATH],
-        request=None,
         responses={
-            200: OpenApiResponse(TaskIdSerializer, "The task was waiting and is canceled."),
-            202: OpenApiResponse(TaskIdSerializer, "The task is running. The agent is stopping its prediction."),
+            200: TaskIdSerializer,
+            202: TaskIdSerializer,
             **errors(TaskNotFound, RecordUnavailable, of_task=[AlreadyFinished("succeeded"), NotOurs]),
         },
     )

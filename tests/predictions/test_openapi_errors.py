@@ -10,7 +10,6 @@ from rest_framework.views import APIView
 
 from config.settings import PLATFORMS
 from predictions import submission
-from predictions.api.openapi import document
 from predictions.api.serializers import TASK_ID
 from predictions.models import Task
 from predictions.uploads import upload_address
@@ -31,13 +30,7 @@ def errors() -> list[tuple[Operation, int, str]]:
 
 
 def codes(media: dict[str, Any]) -> list[str]:
-    """The codes of an error's schema; its examples have the same."""
-    schema = media["schema"]
-    if "$ref" in schema:
-        schema = document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    found: list[str] = schema["properties"]["code"]["enum"]
-    assert found == [example["value"]["code"] for example in media["examples"].values()]
-    return found
+    return [example["value"]["code"] for example in media["examples"].values()]
 
 
 def example_of(asked: Operation, status: int, code: str) -> dict[str, Any]:
