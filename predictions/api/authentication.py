@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What the request's key allows."""
+    """The rights of the request's key."""
 
     may_call: bool
     is_operator: bool
@@ -87,7 +87,7 @@ class Permission(BasePermission):
 class MayCall(Permission):
     """API routes: any API key or operator's key, or no key if the agent is open."""
 
-    schemes = ("bearer", "apikey")
+    schemes: tuple[str, ...] = ("bearer", "apikey")
     without_key = "send an API key: 'Authorization: Bearer …' or 'apikey: …'"
     message = "this key may not call the prediction API"
 

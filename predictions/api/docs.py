@@ -18,7 +18,7 @@ NO_DOCS = Unsupported("this model does not describe its inputs")
 class DocsView(APIView):
     """Read a model's description of its inputs.
 
-    Answers what the platform has. The model's name may be in a JSON body instead of the query.
+    Answers the platform's description unchanged. The model's name may be in a JSON body instead of the query.
     """
 
     @extend_schema(

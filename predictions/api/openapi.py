@@ -102,12 +102,12 @@ def errors(*causes: Exception | type[Exception], of_task: Errors = ()) -> dict[i
 
 
 class AutoSchema(openapi.AutoSchema):
-    """Adds to each route what its view implies: text, tag, keys and their errors, headers, and links of tasks."""
+    """Derives from each view its text, tag, keys, errors of keys, headers and links."""
 
     def get_summary(self) -> str:
         return super().get_description().partition("\n")[0].removesuffix(".")
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]  # as in drf-spectacular's class
         return super().get_description().partition("\n")[2].strip()
 
     def get_tags(self) -> list[str]:
@@ -117,19 +117,22 @@ class AutoSchema(openapi.AutoSchema):
         return None
 
     def get_auth(self) -> list[dict[str, Any]]:
-        return [{scheme: []} for permission in self.view.get_permissions() for scheme in permission.schemes]
+        permissions: Any = self.view.get_permissions()
+        return [{scheme: []} for permission in permissions for scheme in permission.schemes]
 
     def get_override_parameters(self) -> list[Any]:
         return [*HEADERS, TASK_HEADER] if isinstance(self.view, TaskAPIView) else HEADERS
 
     def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
         responses: dict[str, Any] = super()._get_response_bodies(direction)
-        refusals = [refusal for permission in self.view.get_permissions() for refusal in permission.refusals]
+        permissions: Any = self.view.get_permissions()
+        refusals = [refusal for permission in permissions for refusal in permission.refusals]
         for status, response in errors(NOT_PARSED, *refusals, RuntimeError).items():
-            responses.setdefault(str(status), self._get_response_for_code(response, str(status)))
+            described = self._get_response_for_code(response, str(status))  # type: ignore[no-untyped-call]
+            responses.setdefault(str(status), described)
         if isinstance(self.view, TaskAPIView):
-            for status in responses.keys() & {"200", "202"}:
-                responses[status]["links"] = TASK_LINKS
+            for success in responses.keys() & {"200", "202"}:
+                responses[success]["links"] = TASK_LINKS
         return responses
 
 
@@ -156,6 +159,6 @@ def add_overview(result: dict[str, Any], **context: Any) -> dict[str, Any]:
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI document of this process's routes. It is the same for every deployment."""
+    """The OpenAPI document of this process's routes, equal in every deployment."""
     result: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
     return result

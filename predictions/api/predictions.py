@@ -20,19 +20,19 @@ from predictions.submission import PredictionRequest
 
 UID_LENGTH = 200
 BODY = PredictionSerializer()
-"""Says what is wrong with a body, and keeps nothing of it: made once, as its fields cost more than they check."""
+"""Validates all bodies: creating its fields for each body would cost more than the validation."""
 
 
 def user_id(request: Request) -> str:
-    """The UID header: whose task it is."""
+    """The end user, from the UID header."""
     given: str = request.META.get("HTTP_UID", "")
-    with suppress(UnicodeError):  # WSGI hands on UTF-8 as if it were Latin-1
+    with suppress(UnicodeError):  # WSGI decodes UTF-8 as Latin-1
         given = given.encode("latin-1").decode()
     return given[:UID_LENGTH]
 
 
 def prediction_request(request: Request) -> PredictionRequest:
-    """What the body and the headers ask for. Raises ValidationError."""
+    """The prediction that the body and headers describe. Raises ValidationError."""
     body = request.data
     return PredictionRequest(**(body if is_plain(body) else BODY.run_validation(body)), user_id=user_id(request))
 

@@ -83,7 +83,7 @@ _PLAIN_NAME = re.compile("[A-Za-z0-9._:/@-]{1,100}")
 
 
 def is_plain(body: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether PredictionSerializer takes the body as it is, told without asking its fields one by one."""
+    """Whether PredictionSerializer accepts the body unchanged, without validating each field."""
     return (
         isinstance(body, dict)
         and body.keys() <= _PLAIN_KEYS

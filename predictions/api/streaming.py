@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from django.http import StreamingHttpResponse
-from drf_spectacular.utils import OpenApiExample, extend_schema
+from drf_spectacular.utils import OpenApiExample, extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -21,24 +21,23 @@ from predictions.api.views import TaskAPIView
 from predictions.execution.runner import TaskCanceled
 from predictions.recorder import RecordError, RecordUnavailable
 
-
-class PieceSerializer(serializers.Serializer[Any]):
-    """A line of the stream."""
-
-    id = serializers.IntegerField(min_value=0)
-    data = serializers.CharField()
-    error = serializers.CharField(required=False)
-    code = serializers.CharField(required=False)
-
-
-class EventSerializer(serializers.Serializer[Any]):
-    """A server-sent event. The data of an `error` event is a line of JSON, that of others is text."""
-
-    id = serializers.RegexField(r"^\d+$")
-    event = serializers.ChoiceField(["message", "done", "error"], required=False)
-    data = serializers.CharField()
-
-
+PIECE = inline_serializer(
+    "Piece",
+    {
+        "id": serializers.IntegerField(min_value=0),
+        "data": serializers.CharField(),
+        "error": serializers.CharField(required=False),
+        "code": serializers.CharField(required=False),
+    },
+)
+EVENT = inline_serializer(
+    "Event",
+    {
+        "id": serializers.RegexField(r"^\d+$"),
+        "event": serializers.ChoiceField(["message", "done", "error"], required=False),
+        "data": serializers.CharField(),
+    },
+)
 LINES = '{"id":0,"data":"upon"}\n{"id":1,"data":" a time"}\n'
 EVENTS = "id: 0\ndata: upon\n\nid: 1\ndata:  a time\n\nid: 2\nevent: done\ndata: \n\n"
 
@@ -58,8 +57,8 @@ class GenerateView(TaskAPIView):
         parameters=[USER_ID],
         request=PredictionSerializer,
         responses={
-            (200, "application/x-ndjson"): PieceSerializer,
-            (200, "text/event-stream"): EventSerializer,
+            (200, "application/x-ndjson"): PIECE,
+            (200, "text/event-stream"): EVENT,
             **errors(
                 *BODY_ERRORS,
                 RecordUnavailable,
