@@ -72,12 +72,12 @@ class GenerateView(TaskAPIView):
         ],
     )
     def post(self, request: Request) -> StreamingHttpResponse:
-        task, chunks = submission.stream(prediction_request(request), caller_is_gone=caller_is_gone(request))
+        task, pieces = submission.stream(prediction_request(request), caller_is_gone=caller_is_gone(request))
         self.note_task(task)
-        first = next(chunks, None)
+        first = next(pieces, None)  # raises what is answered as an ordinary error
         as_events = "text/event-stream" in request.headers.get("Accept", "")
         response = StreamingHttpResponse(
-            _Messages(chain([first] if first else [], chunks), chunks, as_events=as_events),
+            _Messages(first, pieces, as_events=as_events),
             content_type="text/event-stream" if as_events else "application/x-ndjson",
         )
         response["Cache-Control"] = "no-store"
@@ -88,15 +88,15 @@ class GenerateView(TaskAPIView):
 class _Messages:
     """The messages of the answer. The last message of a failed stream is its error."""
 
-    def __init__(self, pieces: Iterator[Chunk], source: Generator[Chunk, None, None], *, as_events: bool) -> None:
-        self._pieces = pieces
-        self._source = source
+    def __init__(self, first: Chunk | None, others: Generator[Chunk, None, None], *, as_events: bool) -> None:
+        self._first = [first] if first else []
+        self._others = others
         self._as_events = as_events
 
     def __iter__(self) -> Iterator[bytes]:
         last = -1
         try:
-            for chunk in self._pieces:
+            for chunk in chain(self._first, self._others):
                 last = chunk.id
                 yield self._message({"id": chunk.id, "data": chunk.data})
         except (PlatformError, TaskCanceled, RecordError) as error:
@@ -107,7 +107,7 @@ class _Messages:
 
     def close(self) -> None:
         """The server calls this at the end, or when the caller hangs up. Stops the platform, or reads it to its end."""
-        self._source.close()
+        self._others.close()
 
     def _message(self, message: dict[str, Any], *, event: str = "") -> bytes:
         if not self._as_events:
