@@ -1,4 +1,4 @@
-"""Middleware and DRF classes for every request: ids, early refusals, logs, metrics, JSON."""
+"""Middleware and DRF classes of all requests: ids, early refusals, logs, metrics, JSON."""
 
 import logging
 import re

@@ -74,7 +74,7 @@ class GenerateView(TaskAPIView):
     def post(self, request: Request) -> StreamingHttpResponse:
         task, pieces = submission.stream(prediction_request(request), caller_is_gone=caller_is_gone(request))
         self.note_task(task)
-        first = next(pieces, None)  # raises what is answered as an ordinary error
+        first = next(pieces, None)  # an error here is an ordinary answer
         as_events = "text/event-stream" in request.headers.get("Accept", "")
         response = StreamingHttpResponse(
             _Messages(first, pieces, as_events=as_events),
