@@ -339,7 +339,7 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "predictions.api.requests.AlwaysJSON",
     "EXCEPTION_HANDLER": "predictions.api.errors.answer",
     "UNAUTHENTICATED_USER": None,
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "predictions.api.openapi.AutoSchema",
     "DEFAULT_METADATA_CLASS": "predictions.api.requests.AllowAlone",
 }
 SPECTACULAR_SETTINGS = {
@@ -349,12 +349,10 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "",
     "SORT_OPERATIONS": False,
     "SORT_OPERATION_PARAMETERS": False,
-    "DISABLE_DOCSTRING_DESCRIPTIONS": True,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
-    "PREPROCESSING_HOOKS": ["predictions.api.openapi.without_admin"],
-    "POSTPROCESSING_HOOKS": ["predictions.api.openapi.complete"],
-    "TAGS": [
-        {"name": name} for name in ("Predictions", "Tasks", "Queue", "Health", "Records", "Uploads", "Documentation")
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enum_id_removal",
+        "predictions.api.openapi.add_overview",
     ],
 }
 

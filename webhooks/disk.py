@@ -8,12 +8,12 @@ from django.core.files.storage import FileSystemStorage
 
 
 class TidyFileStorage(FileSystemStorage):
-    """Leaves nothing of a file that could not be stored whole: the disk may be full."""
+    """Deletes a file that could not be stored completely, for example on a full disk."""
 
     def _save(self, name: str, content: Any) -> str:
         try:
             return str(super()._save(name, content))  # type: ignore[misc]  # a hook that the stubs leave out
         except OSError:
             with suppress(OSError):
-                Path(self.path(name)).unlink(missing_ok=True)  # names are new ones: it can only be ours
+                Path(self.path(name)).unlink(missing_ok=True)  # the name is new, so the file is ours
             raise

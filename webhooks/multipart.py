@@ -1,4 +1,4 @@
-"""Multipart bodies, taken whole or not at all."""
+"""Multipart bodies, complete or refused."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,7 +28,7 @@ class NotKept(APIException):
 
 
 class SizeLimit(FileUploadHandler):
-    """Stands before Django's own handlers and ends the request at the byte that is too many."""
+    """Stands before Django's own handlers and stops the request at the first byte too many."""
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
         super().new_file(*args, **kwargs)
@@ -45,7 +45,7 @@ class SizeLimit(FileUploadHandler):
 
 
 class WholeMultiPartParser(MultiPartParser):
-    """Django takes a body that breaks off for a whole one, and half a file for a file. This one refuses it."""
+    """Refuses a body that breaks off. Django's parser accepts it, with half a file."""
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
@@ -60,11 +60,11 @@ class WholeMultiPartParser(MultiPartParser):
             raise ParseError(f"send at most {settings.DATA_UPLOAD_MAX_NUMBER_FILES} files at once") from error
         except UnreadablePostError as error:
             raise ParseError("the body could not be read to its end") from error
-        except OSError as error:  # a file is kept on disk until it is there whole
+        except OSError as error:  # Django writes large files to disk
             raise NotKept from error
         finally:
             if parsed is None:
-                _drop_what_came(request.upload_handlers)
+                _discard(request.upload_handlers)
         boundary = parse_header_parameters(media_type or "")[1].get("boundary", "")
         if body.length != int(request.META.get("CONTENT_LENGTH") or 0) or f"--{boundary}--".encode() not in body.tail:
             for _, files in parsed.files.lists():
@@ -74,15 +74,15 @@ class WholeMultiPartParser(MultiPartParser):
         return parsed
 
 
-def _drop_what_came(handlers: list[FileUploadHandler]) -> None:
-    """The file that was coming when the request failed: on disk it would stay until somebody collects the garbage."""
+def _discard(handlers: list[FileUploadHandler]) -> None:
+    """Deletes the unfinished file, which otherwise stays on disk until the next garbage collection."""
     for handler in handlers:
-        with suppress(OSError):  # closing it writes what is left, where the disk is full once more
+        with suppress(OSError):  # closing a file writes its buffer, perhaps to a full disk
             handler.upload_interrupted()
 
 
 class _Watched:
-    """A stream, how much was read from it, and the last that was."""
+    """Notes the length and the last bytes of a stream."""
 
     def __init__(self, stream: IO[Any]) -> None:
         self._stream = stream

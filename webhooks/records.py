@@ -1,6 +1,6 @@
 """The record service: tasks of this and of other agents, created and changed over HTTP.
 
-The wire is fixed (docs/reference.md, "Record service"); changes go through predictions.lifecycle like any other.
+The wire is fixed (docs/reference.md, "Record service"). Changes go through predictions.lifecycle like all others.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from django.core.validators import RegexValidator
 from django.db import IntegrityError, transaction
 from django.http import StreamingHttpResponse
 from django.utils.timezone import now
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
@@ -20,15 +21,29 @@ from rest_framework.views import APIView
 from platforms.base import parse_running_time
 from platforms.parsing import written
 from predictions import lifecycle, submission
+from predictions.api.openapi import BODY_ERRORS, USER_ID, errors
 from predictions.api.predictions import user_id
-from predictions.api.serializers import StrictCharField, task_object, time_text
+from predictions.api.requests import query_or_body
+from predictions.api.serializers import (
+    EXAMPLE_TASK,
+    TASK_ID,
+    ModelSerializer,
+    StrictCharField,
+    TaskIdSerializer,
+    TaskSerializer,
+    task_object,
+)
 from predictions.api.views import TaskAPIView
 from predictions.database.errors import database_errors, release_connection
+from predictions.lifecycle import InvalidTransition
 from predictions.models import ENDED, Task, TaskQuerySet
+from predictions.recorder import RecordUnavailable
+from predictions.submission import TaskNotFound
 from webhooks.permissions import IsRecordClient
 
 MODEL_STATUS_PAGE = 1000
 STATUSES = Task.Status.choices
+SECONDS_TEXT = r"^\s*(\d{1,99}(\.\d*)?|\.\d+)([eE][+-]?\d\d?)?\s*[sS]?\s*$"
 
 
 class RecordExists(APIException):
@@ -37,6 +52,9 @@ class RecordExists(APIException):
     default_detail = "a task with this id exists"
 
 
+@extend_schema_field(
+    {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": SECONDS_TEXT}, {"enum": ["", None]}]}
+)
 class RunningTimeField(serializers.Field[Any, Any, Any, Any]):
     """`"0.0146s"`, `"3.98e-05s"` or a number of seconds."""
 
@@ -48,7 +66,7 @@ class RunningTimeField(serializers.Field[Any, Any, Any, Any]):
 
 
 class StrictIntegerField(serializers.IntegerField):
-    """A number, and nothing that merely looks like it (DRF takes text too)."""
+    """Numbers only: DRF's own field also takes text."""
 
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, int | float):
@@ -56,7 +74,12 @@ class StrictIntegerField(serializers.IntegerField):
         return super().to_internal_value(data)  # refuses booleans and fractions
 
 
+@extend_schema_serializer(
+    examples=[OpenApiExample("A waiting task", {"id": TASK_ID, "model_name": "iris", "queue_num": 3})]
+)
 class NewRecordSerializer(serializers.Serializer[Any]):
+    """A new record. `status` is `pending` by default."""
+
     id = StrictCharField(validators=[RegexValidator(f"^{submission.TASK_ID.pattern}$")])
     model_name = StrictCharField(max_length=200)
     model_version = StrictCharField(max_length=100, required=False, allow_blank=True, allow_null=True)
@@ -65,8 +88,9 @@ class NewRecordSerializer(serializers.Serializer[Any]):
 
 
 class RecordChangeSerializer(serializers.Serializer[Any]):
-    """Empty or missing means unchanged. The wire's `database_only` is left unread: there is no one else to tell."""
+    """A change of a record. Fields that are missing, null or empty stay unchanged."""
 
+    # The wire's `database_only` is not read: this service has no other service to tell.
     id = StrictCharField(max_length=64)
     status = serializers.ChoiceField(STATUSES, required=False, allow_blank=True, allow_null=True)
     running_time = RunningTimeField(required=False)
@@ -80,9 +104,37 @@ class RecordChangeSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
-class ModelStatusSerializer(serializers.Serializer[Any]):
-    model_name = StrictCharField(max_length=200)
+class ModelStatusSerializer(ModelSerializer):
+    """A query for the tasks of a model."""
+
     status = serializers.ChoiceField(STATUSES)
+
+
+class ListedTaskSerializer(serializers.Serializer[Any]):
+    """A task in a list."""
+
+    id = serializers.CharField()
+    task_id = serializers.CharField(source="id")
+    user_id = serializers.CharField()
+    model_name = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    running_time = serializers.SerializerMethodField(help_text="Seconds; 0 if unknown.")
+    status = serializers.ChoiceField(STATUSES)
+
+    def get_running_time(self, task: Task) -> float:
+        return task.running_time or 0.0
+
+
+LISTED_TASK = {
+    **{name: EXAMPLE_TASK[name] for name in ("id", "model_name", "created_at", "status")},
+    "task_id": TASK_ID,
+    "user_id": "ann",
+    "updated_at": EXAMPLE_TASK["ended_at"],
+    "running_time": 0.001324,
+}
+NOT_ENDED = {"status": "running", "running_time": "", "outputs": None, "ended_at": None}
+RUNNING_RECORD = EXAMPLE_TASK | NOT_ENDED | {"queue_num": 3, "queue_id": TASK_ID, "platform": ""}
 
 
 class RecordsView(TaskAPIView):
@@ -90,7 +142,14 @@ class RecordsView(TaskAPIView):
 
     permission_classes = [IsRecordClient]
 
+    @extend_schema(
+        "createRecord",
+        parameters=[USER_ID],
+        request=NewRecordSerializer,
+        responses={200: TaskIdSerializer, **errors(*BODY_ERRORS, RecordExists, RecordUnavailable)},
+    )
     def post(self, request: Request) -> Response:
+        """Create the record of a task that another agent runs."""
         record = NewRecordSerializer(data=request.data)
         record.is_valid(raise_exception=True)
         fields = {name: value for name, value in record.validated_data.items() if value not in (None, "")}
@@ -105,7 +164,20 @@ class RecordsView(TaskAPIView):
         self.note_task(task)
         return Response({"id": task.pk})
 
+    @extend_schema(
+        "changeRecord",
+        request=RecordChangeSerializer,
+        responses={
+            200: TaskSerializer,
+            **errors(*BODY_ERRORS, TaskNotFound, RecordUnavailable, of_task=[InvalidTransition(task_id="", status="")]),
+        },
+        examples=[
+            OpenApiExample("It began", {"id": TASK_ID, "status": "running", "queue_id": TASK_ID}, request_only=True),
+            OpenApiExample("It runs", RUNNING_RECORD, response_only=True),
+        ],
+    )
     def put(self, request: Request) -> Response:
+        """Change a record."""
         record = RecordChangeSerializer(data=request.data)
         record.is_valid(raise_exception=True)
         change = dict(record.validated_data)
@@ -117,17 +189,28 @@ class RecordsView(TaskAPIView):
 
 
 class ModelStatusView(APIView):
-    """`GET /task/modelstatus`: all tasks of a model in a status, newest first; asked in a JSON body or in the query."""
+    """List a model's tasks with a status, the newest first.
+
+    The fields may be in a JSON body instead of the query.
+    """
 
     permission_classes = [IsRecordClient]
 
+    @extend_schema(
+        "listByStatus",
+        parameters=[ModelStatusSerializer],
+        examples=[
+            OpenApiExample("A model", "iris", parameter_only=("model_name", "query")),
+            OpenApiExample("Ended", "succeeded", parameter_only=("status", "query")),
+            OpenApiExample("One task", LISTED_TASK),
+        ],
+        responses={200: ListedTaskSerializer(many=True), **errors(*BODY_ERRORS, RecordUnavailable)},
+    )
     def get(self, request: Request) -> StreamingHttpResponse:
-        body = request.data if isinstance(request.data, dict) else {}
-        asked = {**body, **request.query_params.dict()}
-        query = ModelStatusSerializer(data=asked)
+        query = ModelStatusSerializer(data=query_or_body(request))
         query.is_valid(raise_exception=True)
         pages = _pages(Task.objects.newest(**query.validated_data).defer("inputs", "outputs"))
-        first = next(pages)  # a database that is away is still a 503
+        first = next(pages)  # an unavailable database is still a 503
         return StreamingHttpResponse(_as_json_list(chain([first], pages)), content_type="application/json")
 
 
@@ -151,19 +234,6 @@ def _as_json_list(pages: Iterable[list[Task]]) -> Iterator[bytes]:
     separator = b"["
     for page in pages:
         if page:
-            yield separator + b",".join(written(_model_status(task)) for task in page)
+            yield separator + b",".join(written(row) for row in ListedTaskSerializer(page, many=True).data)
             separator = b","
     yield b"]" if separator == b"," else b"[]"
-
-
-def _model_status(task: Task) -> dict[str, Any]:
-    return {
-        "id": task.pk,
-        "task_id": task.pk,
-        "user_id": task.user_id,
-        "model_name": task.model_name,
-        "created_at": time_text(task.created_at),
-        "updated_at": time_text(task.updated_at),
-        "running_time": task.running_time or 0.0,
-        "status": str(task.status),
-    }

@@ -1,4 +1,4 @@
-"""S3 as django-storages has it, for a process of many greenlets: one client, and one part of a file in memory."""
+"""django-storages' S3 for a process with many greenlets: one client, and one part of a file in memory."""
 
 import threading
 from typing import Any
@@ -10,7 +10,7 @@ _lock = threading.Lock()
 
 
 class SharedS3Storage(S3Storage):
-    """Making a client costs as much as many uploads, and the original makes one for each greenlet."""
+    """Shares one client: a client costs as much as many uploads, and the original makes one for each greenlet."""
 
     _shared: Any = None
 

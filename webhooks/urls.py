@@ -1,8 +1,7 @@
-"""The record service's routes; the Procfile's `webhook` process serves this module alone (ROOT_URLCONF)."""
+"""The record service's routes. The Procfile's `webhook` process serves only these (ROOT_URLCONF)."""
 
 from django.urls import include, path
 
-import webhooks.schema  # noqa: F401  (describes these routes)
 from predictions.api.health import LiveView, ReadyView
 from predictions.api.tasks import TaskView
 from webhooks.records import ModelStatusView, RecordsView

@@ -40,7 +40,7 @@ class MayRun(BasePermission):
 
 def for_staff(view: type[APIView]) -> Callable[..., Any]:
     """One of the API's own views, for a session of the admin; unsafe requests need its CSRF token."""
-    return view.as_view(authentication_classes=[StaffSession], permission_classes=[MayRun])
+    return view.as_view(authentication_classes=[StaffSession], permission_classes=[MayRun], schema=None)
 
 
 @require_GET

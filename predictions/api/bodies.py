@@ -1,4 +1,4 @@
-"""What callers send: JSON of a bounded size, with its length or in chunks, read when a view asks for it."""
+"""Request bodies: JSON of a bounded size, with a length or in chunks, read when a view asks for it."""
 
 from collections.abc import Mapping
 from typing import IO, Any, BinaryIO, NoReturn, cast
@@ -13,26 +13,26 @@ from rest_framework.parsers import BaseParser
 from platforms.parsing import Malformed, parse
 
 WRAPPING = 10
-"""Other agents send here, as records, what they took from their platforms."""
+"""Extra nesting levels for records, which wrap the outputs of other agents' platforms."""
 
 
 class ChunkedBody:
-    """A body that says no length, read by whoever may: nobody has to be waited for before it is known who calls.
+    """A body without a length. It is read after authentication, so a slow caller without a key costs nothing.
 
-    Raises RequestDataTooBig beyond MAX_REQUEST_BODY, and BadRequest where it is malformed.
+    Raises RequestDataTooBig beyond MAX_REQUEST_BODY, and BadRequest if it is malformed.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._left = settings.MAX_REQUEST_BODY
         self.is_read = False
-        """Whether all of it was; else nothing more can be understood on this connection."""
+        """Whether the end was reached. If not, the connection cannot be used again."""
 
     def read(self, size: int | None = None) -> bytes:
         wanted = self._left + 1 if size is None or size < 0 else min(size, self._left + 1)
         try:
             data = self._stream.read(wanted)
-        except (ParseException, OSError) as error:  # chunks that are none; a caller who left, or ends too early
+        except (ParseException, OSError) as error:  # broken chunks, or a caller that hung up
             raise BadRequest("the chunked body is malformed") from error
         self._left -= len(data)
         if self._left < 0:
@@ -42,9 +42,9 @@ class ChunkedBody:
 
 
 def find_chunked_body(request: HttpRequest) -> ChunkedBody | None:
-    """Makes a chunked body readable for Django and DRF, which know bodies by their length alone.
+    """Makes a chunked body readable for Django and DRF, which only read bodies with a length.
 
-    Raises BadRequest for a coding that is not understood here.
+    Raises BadRequest for other transfer codings.
     """
     coding = request.META.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
     if not coding or "wsgi.input" not in request.META:
@@ -52,7 +52,7 @@ def find_chunked_body(request: HttpRequest) -> ChunkedBody | None:
     if coding != "chunked":
         raise BadRequest(f"the transfer coding {coding[:50]!r} is not understood here")
     body = ChunkedBody(request.META["wsgi.input"])
-    request.META["CONTENT_LENGTH"] = str(settings.MAX_REQUEST_BODY)  # the most that it can be
+    request.META["CONTENT_LENGTH"] = str(settings.MAX_REQUEST_BODY)  # the largest possible length
     request._stream = cast(BinaryIO, body)
     return body
 

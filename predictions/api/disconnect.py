@@ -1,4 +1,4 @@
-"""Whether the caller of a request has hung up, and whether that ends its prediction (ON_DISCONNECT)."""
+"""Detects callers that hang up, which ends their predictions (ON_DISCONNECT)."""
 
 import select
 import socket
@@ -11,29 +11,29 @@ from rest_framework.request import Request
 
 
 def caller_is_gone(request: Request) -> Callable[[], bool] | None:
-    """Asks whether the caller has closed its side of the connection. None where its prediction runs on anyway."""
+    """A check whether the caller has closed its side of the connection. None if its prediction runs on anyway."""
     if settings.ON_DISCONNECT == "finish":
         return None
-    return _CallersSide(request.META.get("gunicorn.socket")).is_closed
+    return _Caller(request.META.get("gunicorn.socket")).is_gone
 
 
-class _CallersSide:
+class _Caller:
     """The other end of a connection."""
 
     def __init__(self, sock: object) -> None:
         self._socket = sock if isinstance(sock, socket.socket) else None
         self._poll: Any = None
 
-    def is_closed(self) -> bool:
-        """Also where only its sending half is closed; it costs one system call."""
+    def is_gone(self) -> bool:
+        """True also if it closed only its sending half. Costs one system call."""
         if self._socket is None:
             return False
         try:
             if self._poll is None:
-                # Only asked, never read: under gevent a read may wait, and the server's own read would then fail. And
-                # the system's poll, because gevent's lets others run, and knows nothing of POLLRDHUP.
+                # Polls and never reads: under gevent a read may wait, and the server's own read then fails. The
+                # system's poll, because gevent's switches greenlets and does not know POLLRDHUP.
                 self._poll = get_original("select", "poll")()
                 self._poll.register(self._socket, select.POLLRDHUP)
             return bool(self._poll.poll(0))
-        except (OSError, ValueError):  # it is closed on this side too
+        except (OSError, ValueError):  # this side is closed too
             return True

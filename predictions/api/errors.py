@@ -1,8 +1,7 @@
-"""The one table that says which answer an exception becomes."""
+"""The table that maps exceptions to answers."""
 
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import BadRequest, DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
@@ -13,6 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
+from predictions.api.requests import error_response
 from predictions.execution.runner import TaskCanceled
 from predictions.lifecycle import InvalidTransition
 from predictions.queue.queue import QueueFull
@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER_SECONDS = 5
 CHALLENGE = 'Bearer realm="serving agent"'
 INTERNAL_ERROR = "internal error: it is in the agent's log under this request's id"
+NO_ROUTE = "there is no such route"
+NOT_ALLOWED = "this is not allowed"
 
-# exception → status, code, sentence (None: the exception's own words). The first that fits counts.
+# Exception → status, code and sentence. The first match counts. None: the exception's own text.
 TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (InvalidInputs, 400, "invalid_inputs", None),
     (Unsupported, 400, "unsupported", None),
@@ -55,9 +57,9 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
     (exceptions.NotAuthenticated, 401, "unauthorized", None),
     (exceptions.AuthenticationFailed, 401, "unauthorized", None),
     (exceptions.PermissionDenied, 403, "forbidden", None),
-    (PermissionDenied, 403, "forbidden", "this is not allowed"),
-    (exceptions.NotFound, 404, "not_found", "there is no such route"),
-    (Http404, 404, "not_found", "there is no such route"),
+    (PermissionDenied, 403, "forbidden", NOT_ALLOWED),
+    (exceptions.NotFound, 404, "not_found", NO_ROUTE),
+    (Http404, 404, "not_found", NO_ROUTE),
     (exceptions.MethodNotAllowed, 405, "method_not_allowed", None),
     (exceptions.ValidationError, 400, "invalid_request", None),
     (exceptions.ParseError, 400, "invalid_request", None),
@@ -66,7 +68,7 @@ TABLE: list[tuple[type[Exception], int, str, str | None]] = [
 
 
 def answer(error: Exception, context: dict[str, Any]) -> Response:
-    """DRF's exception handler: the answer an exception becomes. What no row names is 500, logged with its traceback."""
+    """DRF's exception handler."""
     set_rollback()
     status, body = describe(error)
     if task_id := getattr(context["view"], "task_id", ""):
@@ -82,7 +84,7 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
-    """The status and body of an exception's answer; what callers are not to blame for is logged."""
+    """Looks up the status and body of an exception's answer, and logs statuses from 500."""
     status, body = look_up(error)
     if status == 500:
         logger.error("internal error", exc_info=error)
@@ -92,14 +94,14 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
 
 
 def look_up(error: Exception) -> tuple[int, dict[str, Any]]:
-    """What the table has for an exception: status and body."""
+    """The status and body of an exception's answer. An exception without a row is a 500."""
     row = next((row for row in TABLE if isinstance(error, row[0])), None)
     if row is None:
         return 500, {"error": INTERNAL_ERROR, "code": "internal_error"}
     _, status, code, sentence = row
     if isinstance(error, exceptions.APIException) and not status:
         status, code = error.status_code, error.default_code
-    body: dict[str, Any] = {"error": sentence or _sentence(error), "code": code}
+    body: dict[str, Any] = {"error": sentence or str(getattr(error, "detail", error)), "code": code}
     if isinstance(error, exceptions.ValidationError):
         body |= _field(error)
     if isinstance(error, AlreadyFinished):
@@ -107,13 +109,8 @@ def look_up(error: Exception) -> tuple[int, dict[str, Any]]:
     return status, body
 
 
-def _sentence(error: Exception) -> str:
-    detail = getattr(error, "detail", None)
-    return str(detail if isinstance(detail, str) else error)
-
-
 def _field(error: exceptions.ValidationError) -> dict[str, str]:
-    """The first field that is wrong, and what is wrong with it."""
+    """The name of the first invalid field, and its problem."""
     detail: Any = error.detail
     name = ""
     while isinstance(detail, dict) and detail:
@@ -126,26 +123,25 @@ def _field(error: exceptions.ValidationError) -> dict[str, str]:
     return {"error": f"{name}: {detail}", "field": name}
 
 
-def _page(status: int, code: str, sentence: str) -> Callable[..., HttpResponse]:
-    def page(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-        return JsonResponse({"error": sentence, "code": code}, status=status)
-
-    return page
-
-
-# What Django itself answers, outside any view of ours.
-forbidden = _page(403, "forbidden", "this is not allowed")
-not_found = _page(404, "not_found", "there is no such route")
-
-
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler400."""
     if isinstance(exception, DisallowedHost):
         logger.info("refused a Host: %s", exception)
-        return _page(400, "invalid_request", "the Host header names no host of this service")(request)
-    return _page(400, "invalid_request", "the request is malformed")(request)
+        return error_response(400, "invalid_request", "the Host header names no host of this service")
+    return error_response(400, "invalid_request", "the request is malformed")
+
+
+def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler403."""
+    return error_response(403, "forbidden", NOT_ALLOWED)
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler404."""
+    return error_response(404, "not_found", NO_ROUTE)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """For views that are not the API's: the admin while the database is away."""
+    """Django's handler500, for views outside the API: the admin while the database is unavailable."""
     status, body = describe(sys.exc_info()[1] or Exception("unknown"))  # type: ignore[arg-type]
     return JsonResponse(body, status=status)

@@ -1,4 +1,4 @@
-"""The redirect to HTTPS, and two headers of every answer: Content-Security-Policy and Cache-Control."""
+"""The redirect to HTTPS, and the headers Content-Security-Policy and Cache-Control."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.middleware.security import SecurityMiddleware
 
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
-# Alpine.js, which the admin's look is made with, builds functions out of attributes; outputs show pictures of anywhere.
+# The admin's theme uses Alpine.js, which evaluates attributes. Outputs may show pictures from any host.
 ADMIN = "; ".join(
     (
         "default-src 'self'",
@@ -24,9 +24,9 @@ ADMIN = "; ".join(
 
 
 class HTTPSRedirectMiddleware(SecurityMiddleware):
-    """Redirects plain HTTP with 308 instead of 301: clients repeat a request after a 301 as a GET without its body.
+    """Redirects plain HTTP with 308 instead of 301, after which clients send a GET without the body.
 
-    Django's deployment checks ask for Django's own class by name, so MIDDLEWARE has that too, after this one.
+    Django's deployment checks look for Django's own class by name, so MIDDLEWARE also has that one.
     """
 
     def process_request(self, request: HttpRequest) -> HttpResponsePermanentRedirect | None:
@@ -37,7 +37,7 @@ class HTTPSRedirectMiddleware(SecurityMiddleware):
 
 
 class HeadersMiddleware:
-    """Adds Content-Security-Policy and Cache-Control where a view has not chosen its own."""
+    """Adds Content-Security-Policy and Cache-Control unless the view has set them."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -45,7 +45,7 @@ class HeadersMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         response.headers.setdefault("Cache-Control", "no-store")
-        if not (settings.DEBUG and response.status_code >= 400):  # Django's debug pages bring their own scripts
+        if not (settings.DEBUG and response.status_code >= 400):  # Django's debug pages have inline scripts
             policy = ADMIN if request.path.startswith("/admin/") else NOTHING
             response.headers.setdefault("Content-Security-Policy", policy)
         return response

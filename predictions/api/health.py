@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import OpenApiExample, extend_schema, inline_serializer
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -18,25 +21,57 @@ from predictions.server.draining import is_leaving
 READY_SECONDS = 0.8
 
 
+class ReadySerializer(serializers.Serializer[Any]):
+    """Each check is `ok` or a problem."""
+
+    ready = serializers.BooleanField()
+    checks = serializers.DictField(child=serializers.CharField())
+
+
+class NotReadySerializer(ReadySerializer):
+    """The error names the checks that failed."""
+
+    error = serializers.CharField()
+    code = serializers.CharField()
+
+
+ALL_OK = dict.fromkeys(("database", "redis", "record_service", "process"), "ok")
+FULL = {"checks": ALL_OK | {"redis": "queue full"}, "error": "not ready: redis: queue full", "code": "unavailable"}
+
+
 class LiveView(APIView):
-    """`GET /live`: the process answers."""
+    """Tell that the process answers."""
 
     authentication_classes = []
     permission_classes = []
 
+    @extend_schema(
+        "live",
+        responses={200: inline_serializer("Live", {"message": serializers.CharField()})},
+        examples=[OpenApiExample("Live", {"message": "API OK"})],
+    )
     def get(self, request: Request) -> Response:
         return Response({"message": "API OK"})
 
 
 class ReadyView(APIView):
-    """`GET /ready`: whether a prediction would be taken now, and what is in its way. Answers within a second.
+    """Tell whether the agent accepts predictions now.
 
-    `?exclude=` leaves a check out, as Kubernetes' own `/readyz` has it; `exclude=queue` lets a full queue pass.
+    Answers within a second, even if a service hangs. `?exclude=redis` leaves a check out, as in Kubernetes' own
+    `/readyz`. `?exclude=queue` lets a full queue pass.
     """
 
     authentication_classes = []
     permission_classes = []
 
+    @extend_schema(
+        "ready",
+        responses={200: ReadySerializer, 503: NotReadySerializer},
+        examples=[
+            OpenApiExample("Ready", {"ready": True, "checks": ALL_OK}),
+            OpenApiExample("Queue full", {"ready": False, **FULL}, status_codes=[503]),
+        ],
+    )
     def get(self, request: Request) -> Response:
         excluded = request.query_params.getlist("exclude")
         checks: dict[str, Callable[[], str]] = {
@@ -45,17 +80,16 @@ class ReadyView(APIView):
             "record_service": _record_service,
             "process": _process,
         }
-        answers = _at_once({name: check for name, check in checks.items() if name not in excluded})
-        ready = all(answer == "ok" for answer in answers.values())
-        body = {"ready": ready, "checks": answers}
-        if not ready:
-            wrong = ", ".join(f"{name}: {answer}" for name, answer in answers.items() if answer != "ok")
-            body |= {"error": f"not ready: {wrong}", "code": "unavailable"}
-        return Response(body, status=200 if ready else 503)
+        answers = _run_together({name: check for name, check in checks.items() if name not in excluded})
+        problems = ", ".join(f"{name}: {answer}" for name, answer in answers.items() if answer != "ok")
+        if problems:
+            error = f"not ready: {problems}"
+            return Response({"ready": False, "checks": answers, "error": error, "code": "unavailable"}, status=503)
+        return Response({"ready": True, "checks": answers})
 
 
 class ProbeMiddleware:
-    """Answers /live and /ready whatever host name they are asked under: probes use the address of the machine."""
+    """Answers /live and /ready under any host name, because probes use the machine's address."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -66,12 +100,12 @@ class ProbeMiddleware:
         if probe is None:
             return self.get_response(request)
         answer: HttpResponse = probe(request).render()
-        answer["Content-Length"] = str(len(answer.content))  # what adds it elsewhere comes after this one
+        answer["Content-Length"] = str(len(answer.content))  # CommonMiddleware stands after this one
         return answer
 
 
-def _at_once(checks: dict[str, Callable[[], str]]) -> dict[str, str]:
-    """Runs the checks side by side; one that hangs counts as failed and is left to end by itself."""
+def _run_together(checks: dict[str, Callable[[], str]]) -> dict[str, str]:
+    """Runs the checks in threads. A check that hangs fails, and its thread ends later."""
     pool = ThreadPoolExecutor(max_workers=len(checks) or 1)
     futures = {name: pool.submit(check) for name, check in checks.items()}
     wait(futures.values(), timeout=READY_SECONDS)
@@ -83,7 +117,7 @@ def _database() -> str:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except Exception:  # whatever is wrong with it
+    except Exception:
         return "does not answer"
     finally:
         connection.close()

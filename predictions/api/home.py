@@ -1,8 +1,12 @@
 """`GET /`: a page for people, or the name and version as JSON."""
 
+from typing import Any
+
 from django.conf import settings
 from django.http import HttpResponse
 from django.shortcuts import render
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -12,12 +16,21 @@ PAGE_POLICY = (
 )
 
 
+class HomeSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    version = serializers.CharField()
+
+
 class HomeView(APIView):
-    """Answers JSON to a client that prefers it in its `Accept` header, and the page to every other client."""
+    """Show a page with the version and links.
+
+    A client that prefers `application/json` in its `Accept` header gets the name and version as JSON.
+    """
 
     authentication_classes = []
     permission_classes = []
 
+    @extend_schema("home", responses={(200, "application/json"): HomeSerializer, (200, "text/html"): str})
     def get(self, request: Request) -> Response | HttpResponse:
         about = {"name": "serving-agent", "version": settings.VERSION}
         if request._request.get_preferred_type(["text/html", "application/json"]) == "application/json":

@@ -1,28 +1,50 @@
-"""The queue, for callers who want to know and for operators."""
+"""The queue's size for callers, and its switches for operators."""
 
 import logging
+from functools import partial
 
+from drf_spectacular.utils import OpenApiExample, extend_schema, inline_serializer
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from predictions import submission
 from predictions.api.authentication import Caller, IsOperator, KeyAuthentication, StaffSession
+from predictions.api.openapi import errors
 from predictions.queue import queue
+from predictions.recorder import RecordUnavailable
+from predictions.redis.errors import QueueUnavailable
 
 logger = logging.getLogger(__name__)
 
+count = partial(serializers.IntegerField, min_value=0)
+PAUSED = inline_serializer("Paused", {"paused": serializers.BooleanField()})
+
 
 class QueueSizeView(APIView):
-    """`GET /v1/queue_size`."""
+    """Count the waiting tasks: scheduled, queued and retrying."""
 
+    @extend_schema(
+        "getQueueSize",
+        responses={200: inline_serializer("QueueSize", {"queue_size": count()}), **errors(QueueUnavailable)},
+        examples=[OpenApiExample("None", {"queue_size": 0})],
+    )
     def get(self, request: Request) -> Response:
         return Response({"queue_size": queue.sizes().waiting})
 
 
 class UnfinishedView(APIView):
-    """`GET /unfinished`."""
+    """Count the waiting and running tasks. Both keys have the same number."""
 
+    @extend_schema(
+        "getUnfinished",
+        responses={
+            200: inline_serializer("Unfinished", {"num of unfinished tasks": count(), "unfinished": count()}),
+            **errors(QueueUnavailable),
+        },
+        examples=[OpenApiExample("None", {"num of unfinished tasks": 0, "unfinished": 0})],
+    )
     def get(self, request: Request) -> Response:
         sizes = queue.sizes()
         unfinished = sizes.waiting + sizes.running
@@ -30,7 +52,7 @@ class UnfinishedView(APIView):
 
 
 class OperatorView(APIView):
-    """Base of what only operators may do."""
+    """Base of the operators' routes."""
 
     authentication_classes = [KeyAuthentication, StaffSession]
     permission_classes = [IsOperator]
@@ -40,8 +62,16 @@ class OperatorView(APIView):
 
 
 class PauseView(OperatorView):
-    """`POST /pause`: tasks are accepted, but not handed to workers."""
+    """Pause the queue.
 
+    Workers get no more tasks. The agent still accepts submissions, and running tasks continue.
+    """
+
+    @extend_schema(
+        "pause",
+        responses={200: PAUSED, **errors(QueueUnavailable)},
+        examples=[OpenApiExample("Paused", {"paused": True})],
+    )
     def post(self, request: Request) -> Response:
         queue.pause(self.who(request))
         logger.warning("queue paused by %s", self.who(request))
@@ -49,8 +79,13 @@ class PauseView(OperatorView):
 
 
 class UnpauseView(OperatorView):
-    """`POST /unpause`."""
+    """Resume the queue."""
 
+    @extend_schema(
+        "unpause",
+        responses={200: PAUSED, **errors(QueueUnavailable)},
+        examples=[OpenApiExample("Resumed", {"paused": False})],
+    )
     def post(self, request: Request) -> Response:
         queue.resume()
         logger.warning("queue resumed by %s", self.who(request))
@@ -58,8 +93,19 @@ class UnpauseView(OperatorView):
 
 
 class DeletePendingView(OperatorView):
-    """`POST /delete_pending`: cancel every task that waits."""
+    """Cancel all waiting tasks.
 
+    A task that a worker takes at the same moment runs.
+    """
+
+    @extend_schema(
+        "deletePending",
+        responses={
+            200: inline_serializer("Deleted", {"num_of_pending_tasks": count(), "num_of_deleted_tasks": count()}),
+            **errors(QueueUnavailable, RecordUnavailable),
+        },
+        examples=[OpenApiExample("One waited", {"num_of_pending_tasks": 1, "num_of_deleted_tasks": 1})],
+    )
     def post(self, request: Request) -> Response:
         waiting, canceled = submission.cancel_pending()
         logger.warning("%d of %d waiting tasks canceled by %s", canceled, waiting, self.who(request))

@@ -1,4 +1,4 @@
-"""What every request goes through: its id, what is refused at the door, and JSON out."""
+"""Middleware and DRF classes of all requests: ids, early refusals, logs, metrics, JSON."""
 
 import logging
 import re
@@ -39,7 +39,7 @@ _QUIET = ("/live", "/ready", "/metrics", "/static/")
 
 
 class TrailingSlashMiddleware:
-    """Takes one slash from the end of a path; the admin's pages and static files keep theirs."""
+    """Removes one slash from the end of a path, except for the admin's pages and static files."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -53,103 +53,101 @@ class TrailingSlashMiddleware:
 
 
 class RequestMiddleware:
-    """Gives the request an id (its own `X-Request-ID`, or a new one), hands it back, and logs the answer."""
+    """Gives the request an id (its `X-Request-ID` or a new one), and counts, traces and logs the answer."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        said = request.META
-        given = said.get("HTTP_X_REQUEST_ID", "")
+        headers = request.META
+        given = headers.get("HTTP_X_REQUEST_ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id().hex
         started = time.monotonic()
         is_quiet = request.path.startswith(_QUIET)
-        trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(said.get("HTTP_TRACEPARENT", ""))
+        trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(headers.get("HTTP_TRACEPARENT", ""))
         with working_on(request_id=request_id), trace as part:
-            response = _refusal(request) or _malformed(request) or self._answer(request)
+            response = _refusal(request) or self._answer(request)
             seconds = time.monotonic() - started
             response["X-Request-ID"] = request_id
             route = _route(request)
             request_answered(route, response.status_code, seconds)
             part.answered(request.method or "", route, response.status_code)
             if not response.streaming:
-                release_connection()  # a caller who reads slowly must not hold it
+                release_connection()  # a caller that reads slowly must not hold it
             if not is_quiet and logger.isEnabledFor(logging.INFO):
-                logger.info(
-                    "%s %s %d %.1fms",
-                    request.method,
-                    _shown(request.path),
-                    response.status_code,
-                    seconds * 1000,
-                )
+                path = _loggable(request.path)
+                logger.info("%s %s %d %.1fms", request.method, path, response.status_code, seconds * 1000)
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         try:
             chunked = find_chunked_body(request)
         except BadRequest as error:
-            return _closing(400, "invalid_request", str(error))
+            return _close(error_response(400, "invalid_request", str(error)))
         response = self.get_response(request)
-        if chunked is not None and not chunked.is_read:
-            response["Connection"] = "close"
-        return response
+        return response if chunked is None or chunked.is_read else _close(response)
 
 
-def _shown(path: str) -> str:
-    """A path for the log: no line of a caller's own making, and no token by which files may be sent."""
+def _loggable(path: str) -> str:
+    """The path without line breaks, which would forge lines of the log, and without an upload's token."""
     return escape_uri_path(re.sub(r"^/u/[^/]+", "/u/…", path))
 
 
 def _route(request: HttpRequest) -> str:
-    """The route that was asked, without what callers put into it; the admin's pages are one."""
-    match = request.resolver_match
-    return _in_words(f"/{match.route}") if match else request.path if request.path in ("/live", "/ready") else "other"
+    """The request's label in metrics and traces, one of known_routes."""
+    if request.resolver_match:
+        return _label(f"/{request.resolver_match.route}")
+    return request.path if request.path in ("/live", "/ready") else "other"
 
 
 def known_routes() -> list[str]:
-    """The labels by which requests are counted: the API's routes, the admin's pages as one, and `other`."""
+    """The labels of requests in metrics: the API's routes, `/admin` for all its pages, and `other`."""
 
     def walk(patterns: Iterable[URLPattern | URLResolver], prefix: str) -> Iterator[str]:
         for pattern in patterns:
             if isinstance(pattern, URLResolver):
                 yield from walk(pattern.url_patterns, prefix + str(pattern.pattern))
             else:
-                yield _in_words(f"/{prefix}{pattern.pattern}")
+                yield _label(f"/{prefix}{pattern.pattern}")
 
     return sorted({*walk(get_resolver().url_patterns, ""), "other"})
 
 
 @lru_cache
-def _in_words(pattern: str) -> str:
-    """There are as many patterns as routes."""
+def _label(pattern: str) -> str:
     return "/admin" if pattern.startswith("/admin") else re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", pattern)
 
 
 def _refusal(request: HttpRequest) -> HttpResponse | None:
-    """While the process ends: 503 for new predictions, and the connection closed, so that the caller tries another."""
-    if not (is_refusing() and request.path in NEW_PREDICTIONS):
-        return None
-    response = _closing(503, "unavailable", "this process is shutting down: try again")
-    response["Retry-After"] = "1"
-    return response
-
-
-def _malformed(request: HttpRequest) -> HttpResponse | None:
-    """A query with a NUL in it: no database takes one."""
+    """503 for new predictions while the process ends, and 400 for a NUL in the query, which no database takes."""
+    if is_refusing() and request.path in NEW_PREDICTIONS:
+        response = _close(error_response(503, "unavailable", "this process is shutting down: try again"))
+        response["Retry-After"] = "1"
+        return response
     if "\0" in unquote(request.META.get("QUERY_STRING", "")):
-        return JsonResponse({"error": "the query has a NUL character in it", "code": "invalid_request"}, status=400)
+        return error_response(400, "invalid_request", "the query has a NUL character in it")
     return None
 
 
-def _closing(status: int, code: str, sentence: str) -> HttpResponse:
-    """An answer after which the connection is of no use: what the caller sent was not read to its end."""
-    response = JsonResponse({"error": sentence, "code": code}, status=status)
+def error_response(status: int, code: str, sentence: str) -> JsonResponse:
+    """An error's answer outside DRF's views."""
+    return JsonResponse({"error": sentence, "code": code}, status=status)
+
+
+def _close(response: HttpResponse) -> HttpResponse:
+    """Closes the connection after an answer that came before the end of the request's body."""
     response["Connection"] = "close"
     return response
 
 
+def query_or_body(request: Request) -> dict[str, Any]:
+    """The fields of a GET's JSON body, if it is an object, and of its query string, which wins."""
+    body = request.data if isinstance(request.data, dict) else {}
+    return {**body, **request.query_params.dict()}
+
+
 class JSONAnswer(BaseRenderer):
-    """Whatever a model answered, half a surrogate pair included, reaches the caller."""
+    """Writes all that models answer, lone surrogates included."""
 
     media_type = "application/json"
     format = "json"
@@ -162,23 +160,23 @@ class JSONAnswer(BaseRenderer):
 
 
 def answered(data: Any) -> HttpResponse:
-    """The answer of a view that is asked often: made at once, where DRF's own waits for a renderer to be chosen."""
+    """A JSON answer for the most frequent views. It skips DRF's choice of a renderer."""
     return HttpResponse(JSONAnswer().render(data), content_type=JSONAnswer.media_type)
 
 
 class AllowAlone(BaseMetadata):
-    """OPTIONS is answered with `Allow`, and without what DRF would tell of our classes."""
+    """Answers OPTIONS with `Allow` only. DRF's own answer describes our classes."""
 
     def determine_metadata(self, request: Request, view: "APIView") -> None:
         return None
 
 
 class AlwaysJSON(BaseContentNegotiation):
-    """Answers are JSON whatever `Accept` says; bodies are what `Content-Type` says, and JSON without it."""
+    """Answers JSON to every `Accept`. Reads bodies by their `Content-Type`, and as JSON without one."""
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         given = (request.content_type or "").split(";")[0].strip().lower()
-        # A page of another site can make a browser send a body without a type, but not without an Origin.
+        # Another site's page can make a browser send a body without a type, but not without an Origin.
         if not given and "HTTP_ORIGIN" not in request.META:
             given = "application/json"
         return next((parser for parser in parsers if parser.media_type == given), None)

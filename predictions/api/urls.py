@@ -2,7 +2,6 @@
 
 from django.urls import path
 
-import predictions.api.schema  # noqa: F401  (describes these routes)
 from predictions.api.docs import DocsView
 from predictions.api.health import LiveView, ReadyView
 from predictions.api.home import HomeView

@@ -1,4 +1,4 @@
-"""The base of views whose answers are about one task."""
+"""The base of views that answer about one task."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from predictions.models import Task
 
 
 class TaskAPIView(APIView):
-    """Names the task in `X-Task-ID` of every answer, and in `task_id` of an error's body (errors.py)."""
+    """Puts the task's id into `X-Task-ID` of every answer, and into `task_id` of an error (errors.py)."""
 
     task: Task | None = None
-    """The task that the answer is about, once the view knows it."""
+    """The answer's task, once the view knows it."""
 
     def note_task(self, task: Task) -> None:
         self.task = task
 
     @property
     def task_id(self) -> str:
-        """Empty where there is no task, or none on record."""
+        """Empty without a task on record."""
         return self.task.pk if self.task is not None and self.task.is_on_record else ""
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:

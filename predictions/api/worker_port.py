@@ -1,4 +1,4 @@
-"""What a worker answers on WORKER_METRICS_ADDRESS: `/live` for probes, `/metrics` for Prometheus, nothing else."""
+"""A worker's own HTTP port, WORKER_METRICS_ADDRESS: `/live` for probes and `/metrics` for Prometheus."""
 
 import hmac
 import json
@@ -13,7 +13,7 @@ from predictions.operations import metrics
 from predictions.worker.supervisor import seconds_since_last_turn
 
 STUCK_SECONDS = 60
-"""A worker's loops turn every second, also while Redis is away; one that has not for so long never will."""
+"""A worker's loops turn every second, even without Redis. After this time without a turn they are stuck."""
 
 
 def serve(address: str) -> ThreadingHTTPServer:
@@ -39,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
-        """Probes come every few seconds: they would be most of the log."""
+        """Logs nothing: probes would fill most of the log."""
 
     def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
         scheme, _, key = self.headers.get("Authorization", "").partition(" ")

@@ -3,22 +3,23 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.utils.timezone import now
 from rest_framework.test import APIClient
 
 from config.settings import PLATFORMS
 from predictions import submission
-from predictions.api import errors, openapi
-from predictions.api.openapi import TASK_ID, document
-from predictions.api.schema.predictions import TaskObject
-from predictions.api.serializers import task_object
+from predictions.api import errors
+from predictions.api.openapi import document
+from predictions.api.serializers import TASK_ID, TaskSerializer, task_object
 from predictions.models import Task
 from predictions.submission import PredictionRequest
 from predictions.uploads import upload_address
 from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
-from tests.platforms.stub import Stub, streams
+from tests.platforms.stub import Stub, answers, streams
 from tests.test_docs import routes
 
 IRIS = {"local": (PLATFORMS["local"][0], {**PLATFORMS["local"][1], "predictor": "examples.iris:predict"})}
@@ -65,11 +66,13 @@ def what_stands_before() -> dict[tuple[str, int], Callable[[], object]]:
 
 
 @pytest.fixture
-def writer() -> Iterator[dict[str, Any]]:
-    """A KServe model that streams the two pieces of the example."""
+def kserve() -> Iterator[dict[str, Any]]:
+    """Settings for a KServe model that streams the two pieces of the example, and describes its inputs."""
     stub = Stub()
     pieces = [{"id": 0, "data": "upon"}, {"id": 1, "data": " a time"}]
     stub.script("POST /v1/models/writer:predict", streams(*(json.dumps(piece).encode() + b"\n" for piece in pieces)))
+    flowers = {"instances": {"type": "list of lists of 4 numbers", "description": "The flowers to classify."}}
+    stub.script("GET /v1/docs/iris", answers(flowers))
     name, arguments = PLATFORMS["kserve"]
     yield {"ML_PLATFORM": "kserve", "PLATFORMS": {"kserve": (name, {**arguments, "address": stub.address})}}
     stub.close()
@@ -90,7 +93,7 @@ def examples() -> list[tuple[Operation, int, str, Any]]:
 )
 def test_an_example_is_answered_as_the_document_says(
     configured: Callable[..., None],
-    writer: dict[str, Any],
+    kserve: dict[str, Any],
     asked: Operation,
     status: int,
     media_type: str,
@@ -98,8 +101,8 @@ def test_an_example_is_answered_as_the_document_says(
 ) -> None:
     configured(PLATFORMS=IRIS, **KEYS)
     what_stands_before().get((asked.id, status), lambda: None)()
-    if asked.id == "generate":
-        configured(**writer)
+    if asked.id in ("generate", "describeModel"):
+        configured(**kserve)
     token = upload_address(TASK_ID).split("/u/")[1].split("/")[0]
     response = asked.send(headers={**asked.credentials, "Accept": media_type}, path={"token": token})
     assert response.status_code == status
@@ -141,14 +144,48 @@ def test_every_scheme_of_the_document_lets_in_and_nothing_else_does(configured: 
         assert refused == bool(found.schemes), found.id
 
 
-def test_every_code_of_the_table_is_explained() -> None:
+def test_every_code_of_the_table_is_in_the_document_with_a_sentence() -> None:
     in_table = {code for _, status, code, _ in errors.TABLE if status}
-    assert in_table < set(openapi.WHEN)
-    assert set(openapi.WHEN) == set(re.findall(r"^\| \d+ \| `(\w+)`", document()["info"]["description"], re.MULTILINE))
+    descriptions = {
+        code: sentence
+        for found in OPERATIONS
+        for status, response in found.told["responses"].items()
+        if status >= "400"
+        for code, sentence in re.findall(r"`(\w+)`: ([^;]+)", response["description"])
+    }
+    assert in_table - descriptions.keys() == {"method_not_allowed"}
+    assert "405 `method_not_allowed`" in document()["info"]["description"]
 
 
-def test_a_task_object_has_the_documents_keys() -> None:
-    assert list(task_object(Task())) == list(TaskObject().fields)
+def test_every_error_of_a_route_is_described_and_shown() -> None:
+    for found in OPERATIONS:
+        for (status, _), media in found.answers(successes=False).items():
+            shown = {example["value"]["code"] for example in media["examples"].values()}
+            assert shown
+            if found.id != "ready":  # its answer says which of the checks fails
+                described = re.findall(r"`(\w+)`: ", found.told["responses"][str(status)]["description"])
+                assert set(described) == shown, (found.id, status)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"status": "pending", "queue_num": 3, "queue_id": TASK_ID, "model_version": "2"},
+        {"status": "running", "started_at": datetime(2026, 11, 22, 17, tzinfo=UTC), "attempt": 2},
+        {"status": "failed", "error_info": "no", "ended_at": now(), "started_at": now()},
+        {"status": "succeeded", "running_time": 0.0146712, "outputs": {"a": [None, "é"]}, "platform": "local"},
+    ],
+    ids=lambda fields: fields.get("status", "empty"),
+)
+def test_the_agent_answers_tasks_as_the_serializer_of_the_document_renders_them(fields: dict[str, Any]) -> None:
+    task = Task(model_name="iris", **fields)
+    assert list(task_object(task).items()) == list(TaskSerializer(task).data.items())
+
+
+def test_every_route_has_a_summary_of_its_own() -> None:
+    summaries = {found.told["summary"] for found in OPERATIONS}
+    assert len(summaries - {""}) == len(OPERATIONS)
 
 
 def test_the_document_says_nothing_of_this_deployment(settings: Any, configured: Callable[..., None]) -> None:

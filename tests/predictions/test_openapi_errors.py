@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from config.settings import PLATFORMS
 from predictions import submission
-from predictions.api.openapi import TASK_ID
+from predictions.api.serializers import TASK_ID
 from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
@@ -25,13 +25,12 @@ def errors() -> list[tuple[Operation, int, str]]:
         (found, status, code)
         for found in OPERATIONS
         for (status, _), media in found.answers(successes=False).items()
-        for code in _codes(media["schema"])
+        for code in codes(media)
     ]
 
 
-def _codes(schema: dict[str, Any]) -> list[str]:
-    code = schema["properties"]["code"]
-    return code.get("enum") or [code["const"]]
+def codes(media: dict[str, Any]) -> list[str]:
+    return [example["value"]["code"] for example in media["examples"].values()]
 
 
 def example_of(asked: Operation, status: int, code: str) -> dict[str, Any]:
