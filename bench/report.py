@@ -36,12 +36,12 @@ def table(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
                     quantity,
                     database,
                     contestant,
-                    _text(median(values.values())),
-                    f"{_text(min(values.values()))} – {_text(max(values.values()))}",
+                    number(median(values.values())),
+                    f"{number(min(values.values()))} – {number(max(values.values()))}",
                     "" if ratio is None else f"**{ratio:.2f}**",
                 )
             )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def goals(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
@@ -54,8 +54,8 @@ def goals(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
                 value = _of_goal(own, goal, database)
                 if value is not None and goal.database in ("", database):
                     reached = "yes" if goal.is_reached(value) else "**no**"
-                    rows.append((f"{measure.name}: {goal.quantity}", database, goal.bound, _text(value), reached))
-    return _markdown(rows)
+                    rows.append((f"{measure.name}: {goal.quantity}", database, goal.bound, number(value), reached))
+    return markdown(rows)
 
 
 def whole(measures: Sequence[Measure], figures: Sequence[Figure], command: str) -> str:
@@ -114,11 +114,13 @@ def _of_goal(figures: Sequence[Figure], goal: Goal, database: str) -> float | No
     return median(values.values()) if values else None
 
 
-def _text(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits, or all those before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> str:
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table; the first row is its head."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     lines.insert(1, ["-" * width for width in widths])

@@ -1,19 +1,17 @@
-"""The compared, as their users start them: web processes and workers of agent and peers; and the platform."""
+"""Starts the contestants as their users do (web processes and workers of the agent and its peers), and the platform."""
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from bench.environment import PEERS, PYTHON, ROOT
+from bench.environment import PEERS, PYTHON, ROOT, Checkout
 from bench.load import NUMBER, Load
 from bench.processes import Process, wait_for
-from bench.stores import SETTINGS, Database, Stores
+from bench.stores import Database, Stores
 from tests.helpers.ports import free_port
 
 WEB_PROCESSES = 2
@@ -62,10 +60,11 @@ def platform() -> Iterator[Platform]:
 
 
 class Contestants:
-    """Starts any of the compared on given stores and platform."""
+    """Starts any contestant on given stores and platform."""
 
-    def __init__(self, stores: Stores, platform: Platform) -> None:
-        self.stores, self.platform = stores, platform
+    def __init__(self, stores: Stores, platform: Platform, checkout: Checkout | None = None) -> None:
+        """`checkout`: the agent's code; by default that of this benchmark."""
+        self.stores, self.platform, self.checkout = stores, platform, checkout or Checkout()
 
     def database(self, name: str) -> Database:
         return self.stores.agent if name == "agent" else self.stores.peers
@@ -113,10 +112,9 @@ class Contestants:
         self._run_peer("python", "-m", "bench.peers.fill", name, str(count), str(sleep))
 
     def _agent(self, process: str, more: dict[str, str]) -> Process:
-        lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line.strip())
+        directory = self.checkout.directory
+        lines = dict(line.split(": ", 1) for line in (directory / "Procfile").read_text().splitlines() if line.strip())
         environment = {
-            **SETTINGS,
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "ENVIRONMENT": "production",
             "ALLOWED_HOSTS": "127.0.0.1",
             "LOG_LEVEL": "WARNING",
@@ -126,8 +124,11 @@ class Contestants:
             "ML_PLATFORM": "k8s",
             "K8SPLUGIN_ADDRESS": self.platform.address,
             "ENABLE_PERIODIC_CHECK": "false",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.stores.directory / "metrics"),
+            **self.checkout.environment(),
+            **more,
         }
-        return Process(["sh", "-c", f"exec env {lines[process]}"], {**environment, **more})
+        return Process(["sh", "-c", f"exec env {lines[process]}"], environment, directory)
 
     def _peer_environment(self) -> dict[str, str]:
         return {
