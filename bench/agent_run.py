@@ -1,8 +1,8 @@
-"""One start of the agent, and the measures that `bench.compare` takes from it one after another."""
+"""A running agent, and the measures that `bench.compare` takes of it."""
 
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -14,30 +14,8 @@ from bench.processes import Process
 from bench.queues import check_succeeded, cpu_seconds, submit_and_drain, wait_until_all_ended
 from bench.servers import Contestants, Web, predictions, run_load, submissions
 
-NAMES = ("sync", "crowd", "submit", "drain", "mixed")
 SLOTS = 64
 CROWD = 1000
-
-
-def measured(contestants: Contestants, names: Collection[str], *, quick: bool) -> dict[str, float]:
-    """Starts the agent, and answers quantity → value for each of the measures in `names`.
-
-    Raises SystemExit if it does not start, answers an error, or loses a task.
-    """
-    found: dict[str, float] = {}
-    contestants.stores.clear()
-    with contestants.worker(AGENT, SLOTS) as worker, contestants.web(AGENT) as web:
-        run = AgentRun(contestants, web, worker, quick)
-        run.warm_up()
-        if "sync" in names:
-            found |= run.sync()
-        if "crowd" in names:
-            found |= run.crowd()
-        if "submit" in names or "drain" in names:
-            found |= run.submit_then_drain()
-        if "mixed" in names:
-            found |= run.mixed()
-    return {quantity: value for quantity, value in found.items() if quantity.startswith(tuple(names))}
 
 
 @dataclass(frozen=True)
@@ -60,20 +38,24 @@ class AgentRun:
         run_load(predictions(self.web.port, connections=32, seconds=1))
         wait_until_all_ended(self.contestants, AGENT, self.worker)
 
-    def sync(self) -> dict[str, float]:
+    def sync_alone(self) -> dict[str, float]:
         direct = run_load(predictions(self.contestants.platform.port, seconds=0.5))
-        one = run_load(predictions(self.web.port, seconds=self.seconds))
-        many, cpu = self._counted(predictions(self.web.port, connections=32, seconds=self.seconds))
+        told = run_load(predictions(self.web.port, seconds=self.seconds))
         return {
-            "sync, 1 connection: ms added, p50": (one["p50"] - direct["p50"]) * 1000,
-            "sync, 1 connection: requests/s": one["answered"] / one["seconds"],
-            "sync, 32 connections: requests/s": many["answered"] / many["seconds"],
-            "sync, 32 connections: CPU ms a request": cpu / many["answered"] * 1000,
+            "sync, 1 connection: ms added, p50": (told["p50"] - direct["p50"]) * 1000,
+            "sync, 1 connection: requests/s": told["answered"] / told["seconds"],
+        }
+
+    def sync_together(self) -> dict[str, float]:
+        told, cpu = self._counted(predictions(self.web.port, connections=32, seconds=self.seconds))
+        return {
+            "sync, 32 connections: requests/s": told["answered"] / told["seconds"],
+            "sync, 32 connections: CPU ms a request": cpu / told["answered"] * 1000,
         }
 
     def crowd(self) -> dict[str, float]:
         load = predictions(self.web.port, sleep=1, connections=CROWD, each=1)
-        crowds = [run_load(load, may_fail=True) for _ in range(1 if self.quick else 3)]
+        crowds = [run_load(load, may_fail=True) for _ in range(2 if self.quick else 4)]
         return {
             "crowd: s until all are answered": median(told["seconds"] for told in crowds),
             "crowd: errors": sum(told["errors"] for told in crowds),
@@ -111,6 +93,26 @@ class AgentRun:
 
     def _cpu_seconds(self) -> float:
         return cpu_seconds(self.contestants, self.web, self.worker)
+
+
+STEPS: tuple[tuple[Callable[[AgentRun], dict[str, float]], tuple[str, ...]], ...] = (
+    (AgentRun.sync_alone, ("sync",)),
+    (AgentRun.sync_together, ("sync",)),
+    (AgentRun.crowd, ("crowd",)),
+    (AgentRun.submit_then_drain, ("submit", "drain")),
+    (AgentRun.mixed, ("mixed",)),
+)
+"""What measures, and the names of its measures: each quantity begins with one of them."""
+
+
+@contextmanager
+def started(contestants: Contestants, *, quick: bool) -> Iterator[AgentRun]:
+    """The agent on empty stores, warmed up. Raises SystemExit if it does not start or answers errors."""
+    contestants.stores.clear()
+    with contestants.worker(AGENT, SLOTS) as worker, contestants.web(AGENT) as web:
+        run = AgentRun(contestants, web, worker, quick)
+        run.warm_up()
+        yield run
 
 
 @contextmanager

@@ -3,9 +3,10 @@
     python -m bench.compare OTHER                    A: this checkout, B: the one in the directory OTHER
     python -m bench.compare --variant NAME=VALUE     A: this checkout, B: the same with this environment variable
 
-Each round starts the agent of one checkout and then that of the other; the next round swaps the order. Both use the
-same platform, Redis and database server, and a database each. The table has the medians of all rounds and their ratio,
-and the lowest and highest ratio of a round.
+Each round starts the agents of both and takes each measure of one and then of the other, seconds apart; the other
+agent is idle meanwhile. The next round swaps the order. Both use the same platform and database server; each has its
+own database and Redis. The table has the medians of all rounds and their ratio, and the lowest and highest ratio of a
+round.
 """
 
 import argparse
@@ -13,19 +14,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench import console, environment, stores
-from bench.agent_run import NAMES, measured
+from bench.agent_run import STEPS, started
 from bench.console import say
 from bench.environment import ROOT, Checkout
 from bench.report import markdown, number
 from bench.servers import Contestants, platform
 
 DATABASES = ("postgresql", "sqlite")
+NAMES = tuple(dict.fromkeys(name for _, names in STEPS for name in names))
+Round = Mapping[str, Mapping[str, float]]
+"""side → quantity → value"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def main(arguments: list[str]) -> None:
     pairs: list[Pair] = []
     try:
         for database in DATABASES if options.database == "both" else (options.database,):
-            rounds: list[dict[str, dict[str, float]]] = []
+            rounds: list[Round] = []
             try:
                 _measure(database, sides, options, rounds)
             finally:
@@ -96,23 +101,27 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _measure(
-    database: str,
-    sides: Mapping[str, Checkout],
-    options: argparse.Namespace,
-    rounds: list[dict[str, dict[str, float]]],
-) -> None:
-    """Appends side → quantity → value to `rounds` after each round, so that an error in a later one loses nothing."""
+def _measure(database: str, sides: Mapping[str, Checkout], options: argparse.Namespace, rounds: list[Round]) -> None:
+    """Appends to `rounds` after each round, so that an error in a later one loses nothing."""
     say(f"starting Redis and {database} …")
-    with stores.opened(database, sides) as opened, platform() as instant:
+    with stores.opened_apart(database, sides) as opened, platform() as instant:
+        contestants = {side: Contestants(opened[side], instant, checkout) for side, checkout in sides.items()}
         for index in range(options.rounds):
-            found = {}
-            for side in order(index):
-                own = replace(opened, databases={"agent": opened.databases[side]})
-                contestants = Contestants(own, instant, sides[side])
-                found[side] = measured(contestants, options.only, quick=options.quick)
-                say(f"{database}, round {index + 1} of {options.rounds}, {side}: {_line(found[side])}")
-            rounds.append(found)
+            say(f"{database}, round {index + 1} of {options.rounds}")
+            rounds.append(_round(contestants, order(index), options.only, options.quick))
+
+
+def _round(contestants: Mapping[str, Contestants], sides: Sequence[str], only: Sequence[str], quick: bool) -> Round:
+    found: dict[str, dict[str, float]] = {side: {} for side in sides}
+    with ExitStack() as stack:
+        runs = {side: stack.enter_context(started(contestants[side], quick=quick)) for side in sides}
+        for step, names in STEPS:
+            if set(names) & set(only):
+                for side in sides:
+                    found[side] |= step(runs[side])
+    for quantity in found["A"]:
+        say(f"    {quantity}: A {number(found['A'][quantity])}, B {number(found['B'][quantity])}")
+    return found
 
 
 def order(index: int) -> tuple[str, str]:
@@ -120,7 +129,7 @@ def order(index: int) -> tuple[str, str]:
     return ("A", "B") if index % 2 == 0 else ("B", "A")
 
 
-def paired(database: str, rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[Pair]:
+def paired(database: str, rounds: Sequence[Round]) -> list[Pair]:
     """The rounds' values by quantity."""
     if not rounds:
         return []
@@ -172,10 +181,6 @@ def _described(checkout: Checkout) -> str:
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     variables = " ".join(f"{name}={value}" for name, value in checkout.variables.items())
     return " ".join(filter(None, (str(checkout.directory), commit, variables, f"({checkout.programs}/python)")))
-
-
-def _line(found: Mapping[str, float]) -> str:
-    return "; ".join(f"{quantity} {number(value)}" for quantity, value in found.items())
 
 
 if __name__ == "__main__":

@@ -19,9 +19,6 @@ from bench.processes import Process, cpu_seconds, wait_for
 from tests.helpers import postgres
 from tests.helpers.ports import free_port
 
-BOTH = {"agent": Checkout(), "peers": Checkout()}
-"""The databases that the agent and its peers need."""
-
 
 class Database:
     """A database with the tables of one checkout of the agent."""
@@ -108,30 +105,58 @@ class Stores:
 
 
 @contextmanager
-def opened(kind: str, checkouts: Mapping[str, Checkout] = BOTH) -> Iterator[Stores]:
-    """A new Redis and a new database for each name in `checkouts`.
+def opened(kind: str) -> Iterator[Stores]:
+    """A new Redis, and a new database for the agent and one for its peers.
 
     `postgresql` uses the server of DATABASE_URL, or starts one; `sqlite` uses files.
     """
+    checkouts = {"agent": Checkout(), "peers": Checkout()}
     with ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="bench-"))
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        port = free_port()
-        command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
-        server = stack.enter_context(Process(command, {}))
+        directory = stack.enter_context(_directory())
+        databases = stack.enter_context(_databases(kind, directory, checkouts))
+        yield Stores(kind, databases, *stack.enter_context(_redis(directory)), directory)
+
+
+@contextmanager
+def opened_apart(kind: str, checkouts: Mapping[str, Checkout]) -> Iterator[dict[str, Stores]]:
+    """For each checkout a new Redis and a new database on one server; agents of all of them may run at once."""
+    with ExitStack() as stack:
+        databases = stack.enter_context(_databases(kind, stack.enter_context(_directory()), checkouts))
+        opened_stores = {}
+        for name, database in databases.items():
+            directory = stack.enter_context(_directory())
+            server, port = stack.enter_context(_redis(directory))
+            opened_stores[name] = Stores(kind, {"agent": database}, server, port, directory)
+        yield opened_stores
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _redis(directory: Path) -> Iterator[tuple[Process, int]]:
+    """A new server and its port."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
+    with Process(command, {}) as server:
         wait_for(lambda: _answers(port), 10, "an answer of Redis", server)
-        if kind == "sqlite":
-            databases = {
-                name: Database(f"sqlite:///{directory}/{name}.sqlite3", checkout)
-                for name, checkout in checkouts.items()
-            }
-        else:
-            base = stack.enter_context(_postgresql())
-            databases = {
-                name: stack.enter_context(_new_database(base, f"bench_{name.lower()}", checkout))
-                for name, checkout in checkouts.items()
-            }
-        yield Stores(kind, databases, server, port, directory)
+        yield server, port
+
+
+@contextmanager
+def _databases(kind: str, directory: Path, checkouts: Mapping[str, Checkout]) -> Iterator[dict[str, Database]]:
+    if kind == "sqlite":
+        yield {name: Database(f"sqlite:///{directory}/{name}.sqlite3", each) for name, each in checkouts.items()}
+        return
+    with ExitStack() as stack:
+        base = stack.enter_context(_postgresql())
+        yield {
+            name: stack.enter_context(_new_database(base, f"bench_{name.lower()}", each))
+            for name, each in checkouts.items()
+        }
 
 
 def _answers(port: int) -> bool:
