@@ -9,10 +9,12 @@ from pathlib import Path
 from bench import console, environment, report, stores
 from bench.console import say
 from bench.figures import Bench, Figure, Measure
-from bench.measures import concurrency, crowd, drain, growth, pickup, polling, read, submit, sync
+from bench.measures import concurrency, crowd, drain, growth, idle, mixed, pickup, polling, read, submit, sync
 from bench.servers import Contestants, platform
 
-MEASURES = [module.MEASURE for module in (sync, crowd, submit, drain, concurrency, pickup, polling, read, growth)]
+MEASURES = [
+    module.MEASURE for module in (sync, crowd, submit, drain, mixed, concurrency, pickup, polling, read, growth, idle)
+]
 DATABASES = ("postgresql", "sqlite")
 
 

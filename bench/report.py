@@ -88,7 +88,9 @@ def machine() -> str:
 
 def libraries() -> str:
     ours = {name: version(name) for name in ("Django", "djangorestframework", "gunicorn", "gevent", "psycopg", "redis")}
-    theirs = environment.versions("fastapi", "uvicorn", "httpx", "SQLAlchemy", "asyncpg", "celery", "dramatiq", "rq")
+    theirs = environment.versions(
+        "fastapi", "uvicorn", "httpx", "SQLAlchemy", "asyncpg", "aiohttp", "celery", "dramatiq", "rq"
+    )
     agent, peers = (", ".join(f"{name} {number}" for name, number in found.items()) for found in (ours, theirs))
     return f"Agent: {agent}. Peers: {peers}."
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.request import Request, urlopen
@@ -16,6 +16,8 @@ from tests.helpers.ports import free_port
 
 WEB_PROCESSES = 2
 START_SECONDS = 60.0
+WEBS = {"agent": "", "fastapi": "bench.peers.fastapi_proxy:app", "floor": "bench.peers.floor:app"}
+"""What answers sync predictions → its ASGI application, where it is one."""
 QUEUE_PEERS = ("celery", "dramatiq", "rq")
 RQ_PROCESSES = 8
 
@@ -71,17 +73,32 @@ class Contestants:
 
     @contextmanager
     def web(self, name: str, **more: str) -> Iterator[Web]:
-        """`agent` or `fastapi`, with WEB_PROCESSES processes; `more` is further environment of the agent's."""
+        """One of WEBS, with WEB_PROCESSES processes; `more` adds to the agent's environment."""
         port = free_port()
         if name == "agent":
             own = {"BIND": f"127.0.0.1:{port}", "WEB_CONCURRENCY": str(WEB_PROCESSES)}
             process = self._agent("web", {**own, **more})
         else:
-            command = ["uvicorn", "bench.peers.fastapi_proxy:app", "--port", str(port), "--workers", str(WEB_PROCESSES)]
+            command = ["uvicorn", WEBS[name], "--port", str(port), "--workers", str(WEB_PROCESSES)]
             process = self._peer(*command, "--log-level", "warning", "--no-access-log", "--backlog", "4096")
         with process:
             _wait_until_it_answers(process, port, "/live")
             yield Web(process, port)
+
+    @contextmanager
+    def agent(self) -> Iterator[dict[str, Process]]:
+        """Process type → process: all of the agent's Procfile, with the defaults of their settings."""
+        port = free_port()
+        more = {
+            "BIND": f"127.0.0.1:{port}",
+            "WEBHOOK_BIND": f"127.0.0.1:{free_port()}",
+            "ENABLE_PERIODIC_CHECK": "true",
+        }
+        with ExitStack() as stack:
+            names = [name for name in self._commands() if name != "release"]
+            processes = {name: stack.enter_context(self._agent(name, more)) for name in names}
+            _wait_until_it_answers(processes["web"], port, "/live")
+            yield processes
 
     @contextmanager
     def worker(self, name: str, slots: int, **more: str) -> Iterator[Process]:
@@ -112,8 +129,7 @@ class Contestants:
         self._run_peer("python", "-m", "bench.peers.fill", name, str(count), str(sleep))
 
     def _agent(self, process: str, more: dict[str, str]) -> Process:
-        directory = self.checkout.directory
-        lines = dict(line.split(": ", 1) for line in (directory / "Procfile").read_text().splitlines() if line.strip())
+        command = self._commands()[process]
         environment = {
             "ENVIRONMENT": "production",
             "ALLOWED_HOSTS": "127.0.0.1",
@@ -128,7 +144,12 @@ class Contestants:
             **self.checkout.environment(),
             **more,
         }
-        return Process(["sh", "-c", f"exec env {lines[process]}"], environment, directory)
+        return Process(["sh", "-c", f"exec env {command}"], environment, self.checkout.directory)
+
+    def _commands(self) -> dict[str, str]:
+        """Process type → command, as in the Procfile."""
+        lines = (self.checkout.directory / "Procfile").read_text().splitlines()
+        return dict(line.split(": ", 1) for line in lines if line.strip())
 
     def _peer_environment(self) -> dict[str, str]:
         return {

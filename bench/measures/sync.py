@@ -12,9 +12,10 @@ ADDED = "ms added, {quantile}, {connections} connection{s}"
 
 
 def run(bench: Bench) -> Iterator[Figure]:
+    floor = [] if bench.contestants.stores.kind == "sqlite" else ["floor"]  # its pool is that of psycopg
     for number in range(bench.rounds):
         direct: dict[tuple[str, int], float] = {}
-        for name in (DIRECT, AGENT, "fastapi"):
+        for name in (DIRECT, AGENT, "fastapi", *floor):
             bench.contestants.stores.clear()
             bench.contestants.platform.forget()
             platform = bench.contestants.platform
