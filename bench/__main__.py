@@ -1,4 +1,4 @@
-"""`python -m bench`: starts everything that is compared, measures in turn, and writes bench/RESULTS.md."""
+"""`python -m bench`: starts the contestants one after another, measures them, and writes bench/RESULTS.md."""
 
 import argparse
 import shlex
@@ -22,9 +22,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = ", ".join(measure.name for measure in MEASURES)
     parser.add_argument("--only", default="", metavar="NAMES", help=f"comma-separated, of: {names}")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured (3; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: 3; 1 with --quick")
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
-    parser.add_argument("--quick", action="store_true", help="short and once: shows that it works, not how fast")
+    parser.add_argument("--quick", action="store_true", help="one short round: shows that it works, not how fast")
     parser.add_argument("--output", type=Path, default=environment.DIRECTORY / "RESULTS.md", metavar="FILE")
     options = parser.parse_args(arguments)
     measures = _chosen(options.only, parser)

@@ -5,8 +5,8 @@
 
 Each round starts the agents of both and takes each measure of one and then of the other, seconds apart; the other
 agent is idle meanwhile. The next round swaps the order. Both use the same platform and database server; each has its
-own database and Redis. The table has the medians of all rounds and their ratio, and the lowest and highest ratio of a
-round.
+own database and Redis. The table has the medians of all rounds, their ratio, and the median, lowest and highest of the
+ratios within each round. CPU time is that of web, worker, Redis and database together.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     options.variant = dict(pair.split("=", 1) for pair in options.variant)
     options.other = options.other.resolve()
     if not (options.other / "Procfile").is_file():
-        parser.error(f"{options.other} is no checkout of the agent: it has no Procfile")
+        parser.error(f"{options.other} is not a checkout of the agent: it has no Procfile")
     if options.other == ROOT and not options.variant:
         parser.error("name the directory of another checkout, or a --variant of this one")
     return options
@@ -146,12 +146,13 @@ def heading(sides: Mapping[str, Checkout]) -> str:
 
 def table(pairs: Sequence[Pair]) -> str:
     rows: list[tuple[str, ...]] = [
-        ("Measured", "Database", "A", "min – max", "B", "min – max", "B ÷ A", "in each round")
+        ("Measured", "Database", "A", "min – max", "B", "min – max", "B ÷ A", "B ÷ A within each round")
     ]
     for pair in pairs:
-        ratios = f"{min(pair.ratios):.2f} – {max(pair.ratios):.2f}" if pair.ratios else ""
         ratio = "" if pair.ratio is None else f"{pair.ratio:.2f}"
-        rows.append((pair.quantity, pair.database, *_summary(pair.a), *_summary(pair.b), ratio, ratios))
+        low, middle, high = (f"{pick(pair.ratios or [0]):.2f}" for pick in (min, median, max))
+        within = f"{middle} ({low} – {high})" if pair.ratios else ""
+        rows.append((pair.quantity, pair.database, *_summary(pair.a), *_summary(pair.b), ratio, within))
     return markdown(rows)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark's commands have in common: progress on stderr, signals, and the limit on open files."""
+"""Progress on stderr, signals, and the limit on open files, for all commands of the benchmark."""
 
 import resource
 import signal

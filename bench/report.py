@@ -1,4 +1,4 @@
-"""Figures → one table of medians and ratios, the goals, and what they were measured on."""
+"""The report: a table of medians and ratios, the goals, and the machine."""
 
 import os
 import platform
@@ -17,12 +17,14 @@ of the rounds and of their ratios. Client, platform, servers, Redis and database
 say more than the figures. The load comes from `bench/load.py` and goes to `bench/platform.py`, both raw asyncio on
 uvloop with a process to themselves, some 30 µs of CPU a request each. Two web processes everywhere; Celery and dramatiq
 have one process with as many threads as the agent's worker has slots, RQ a pool of eight processes. The peers write to
-the same table in a database of their own: an INSERT and an UPDATE for a sync prediction, `pending`, `running` and
-`succeeded` for a queued one. All log warnings alone. Memory is the proportional set size of all processes of a kind."""
+the same table in their own database: an INSERT and an UPDATE for a sync prediction, `pending`, `running` and
+`succeeded` for a queued one. `floor` does the work of a sync prediction on uvicorn, aiohttp and psycopg's pool, without
+a framework and without checks. All contestants log only warnings. Memory is the proportional set size (PSS) of all
+processes of a kind. The figures of the agent at rest include all processes of the Procfile, with default settings."""
 
 
 def table(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
-    """The medians, and what the agent's are in relation to each peer's."""
+    """The medians of all contestants, and the agent's ratio to each peer."""
     rows: list[tuple[str, ...]] = [("Measured", "Database", "Contestant", "Median", "Range", "Agent ÷ this")]
     for measure in measures:
         own = [figure for figure in figures if figure.measure == measure.name]
@@ -45,7 +47,7 @@ def table(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
 
 
 def goals(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
-    """Which of the goals that could be looked at are reached."""
+    """Which goals are reached, as far as their figures were measured."""
     rows: list[tuple[str, ...]] = [("Goal", "Database", "Bound", "Measured", "Reached")]
     for measure in measures:
         own = [figure for figure in figures if figure.measure == measure.name]
@@ -101,7 +103,7 @@ def _by_round(figures: Iterable[Figure], quantity: str, database: str, contestan
 
 
 def _ratio(figures: Sequence[Figure], quantity: str, database: str, contestant: str) -> float | None:
-    """The median of the rounds' ratios; None where there is nothing to compare."""
+    """The median of the rounds' ratios; None if there is nothing to compare."""
     if contestant == AGENT:
         return None
     own, theirs = (_by_round(figures, quantity, database, name) for name in (AGENT, contestant))

@@ -17,7 +17,7 @@ from tests.helpers.ports import free_port
 WEB_PROCESSES = 2
 START_SECONDS = 60.0
 WEBS = {"agent": "", "fastapi": "bench.peers.fastapi_proxy:app", "floor": "bench.peers.floor:app"}
-"""What answers sync predictions → its ASGI application, where it is one."""
+"""Names of web servers for sync predictions → the ASGI application; the agent has none."""
 QUEUE_PEERS = ("celery", "dramatiq", "rq")
 RQ_PROCESSES = 8
 
@@ -41,15 +41,15 @@ class Platform:
         return f"127.0.0.1:{self.port}"
 
     def forget(self) -> None:
-        """What it has seen until now."""
+        """Makes it forget the requests until now."""
         urlopen(Request(f"http://{self.address}/forget", method="POST"), timeout=10).read()
 
     def seen(self) -> dict[Any, float]:
-        """Number of the request → when its first byte came."""
+        """Number of the request → time of its first byte."""
         return dict(json.load(urlopen(f"http://{self.address}/seen", timeout=10)))
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What was polled."""
+        """The jobs that were polled."""
         return list(json.load(urlopen(f"http://{self.address}/jobs", timeout=10)))
 
 
@@ -104,7 +104,7 @@ class Contestants:
     def worker(self, name: str, slots: int, **more: str) -> Iterator[Process]:
         """`agent`, or one of QUEUE_PEERS; `slots` threads in one process, but RQ_PROCESSES processes of RQ.
 
-        `more` is further environment of the agent's.
+        `more` adds to the agent's environment.
         """
         if name == "agent":
             process = self._agent("worker", {"WORKER_CONCURRENCY": str(slots), **more})
@@ -121,7 +121,7 @@ class Contestants:
             yield process
 
     def fill(self, name: str, count: int, sleep: float = 0.0) -> None:
-        """Puts tasks into its queue, each with its record; `count` is a multiple of 16."""
+        """Puts tasks with their records into its queue; `count` is a multiple of 16."""
         if name == "agent":
             with self.web("agent") as web:
                 run_load(submissions(web.port, sleep, connections=16, each=count // 16))
@@ -141,8 +141,8 @@ class Contestants:
             "K8SPLUGIN_ADDRESS": self.platform.address,
             "ENABLE_PERIODIC_CHECK": "false",
             "PROMETHEUS_MULTIPROC_DIR": str(self.stores.directory / "metrics"),
-            **self.checkout.environment(),
             **more,
+            **self.checkout.environment(),
         }
         return Process(["sh", "-c", f"exec env {command}"], environment, self.checkout.directory)
 
@@ -182,7 +182,7 @@ def _body(sleep: float) -> str:
 
 
 def run_load(load: Load, *, may_fail: bool = False) -> dict[str, Any]:
-    """Sends it, from a process of its own, and answers what bench.load says. Raises SystemExit on errors."""
+    """Sends it from a separate process and returns the result of `bench.load.run`. Raises SystemExit on errors."""
     command = [str(PYTHON), "-m", "bench.load", load.text()]
     ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     told: dict[str, Any] = json.loads(ended.stdout)

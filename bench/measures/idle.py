@@ -1,4 +1,4 @@
-"""Memory and CPU time of all processes of the Procfile while nobody asks anything of them."""
+"""Memory and CPU time of all processes of the Procfile while no requests come."""
 
 import time
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The floor: the work of a sync prediction on uvicorn, aiohttp and psycopg's pool, without a framework.
 
-It validates nothing, and is as fast as such a service can be in Python: the agent cannot be expected to be faster.
+It validates nothing and handles no errors, so it bounds what the agent can reach.
 """
 
 import os
@@ -36,7 +36,7 @@ session: aiohttp.ClientSession
 
 
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """An ASGI application: POST /v1/predict, and GET on any other path to see whether it is there."""
+    """An ASGI application: POST /v1/predict; any other path answers that it is live."""
     if scope["type"] == "lifespan":
         await _live(receive, send)
     elif scope["path"] == "/v1/predict":
