@@ -109,6 +109,7 @@ STEPS: tuple[tuple[Callable[[AgentRun], dict[str, float]], tuple[str, ...]], ...
 def started(contestants: Contestants, *, quick: bool) -> Iterator[AgentRun]:
     """The agent on empty stores, warmed up. Raises SystemExit if it does not start or answers errors."""
     contestants.stores.clear()
+    contestants.platform.forget()
     with contestants.worker(AGENT, SLOTS) as worker, contestants.web(AGENT) as web:
         run = AgentRun(contestants, web, worker, quick)
         run.warm_up()

@@ -20,7 +20,7 @@ have one process with as many threads as the agent's worker has slots, RQ a pool
 the same table in their own database: an INSERT and an UPDATE for a sync prediction, `pending`, `running` and
 `succeeded` for a queued one. `floor` does the work of a sync prediction on uvicorn, aiohttp and psycopg's pool, without
 a framework and without checks. All contestants log only warnings. Memory is the proportional set size (PSS) of all
-processes of a kind. The figures of the agent at rest include all processes of the Procfile, with default settings."""
+processes of a kind. Without requests, web, worker and scheduler have their default sizes."""
 
 
 def table(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:

@@ -18,6 +18,7 @@ WEB_PROCESSES = 2
 START_SECONDS = 60.0
 WEBS = {"agent": "", "fastapi": "bench.peers.fastapi_proxy:app", "floor": "bench.peers.floor:app"}
 """Names of web servers for sync predictions → the ASGI application; the agent has none."""
+AGENT_PROCESSES = ("web", "worker", "scheduler")
 QUEUE_PEERS = ("celery", "dramatiq", "rq")
 RQ_PROCESSES = 8
 
@@ -87,16 +88,11 @@ class Contestants:
 
     @contextmanager
     def agent(self) -> Iterator[dict[str, Process]]:
-        """Process type → process: all of the agent's Procfile, with the defaults of their settings."""
+        """Process type → process: web, worker and scheduler, each with its default size."""
         port = free_port()
-        more = {
-            "BIND": f"127.0.0.1:{port}",
-            "WEBHOOK_BIND": f"127.0.0.1:{free_port()}",
-            "ENABLE_PERIODIC_CHECK": "true",
-        }
+        more = {"BIND": f"127.0.0.1:{port}", "ENABLE_PERIODIC_CHECK": "true"}
         with ExitStack() as stack:
-            names = [name for name in self._commands() if name != "release"]
-            processes = {name: stack.enter_context(self._agent(name, more)) for name in names}
+            processes = {name: stack.enter_context(self._agent(name, more)) for name in AGENT_PROCESSES}
             _wait_until_it_answers(processes["web"], port, "/live")
             yield processes
 
@@ -129,7 +125,8 @@ class Contestants:
         self._run_peer("python", "-m", "bench.peers.fill", name, str(count), str(sleep))
 
     def _agent(self, process: str, more: dict[str, str]) -> Process:
-        command = self._commands()[process]
+        lines = (self.checkout.directory / "Procfile").read_text().splitlines()
+        commands = dict(line.split(": ", 1) for line in lines if line.strip())
         environment = {
             "ENVIRONMENT": "production",
             "ALLOWED_HOSTS": "127.0.0.1",
@@ -144,12 +141,7 @@ class Contestants:
             **more,
             **self.checkout.environment(),
         }
-        return Process(["sh", "-c", f"exec env {command}"], environment, self.checkout.directory)
-
-    def _commands(self) -> dict[str, str]:
-        """Process type → command, as in the Procfile."""
-        lines = (self.checkout.directory / "Procfile").read_text().splitlines()
-        return dict(line.split(": ", 1) for line in lines if line.strip())
+        return Process(["sh", "-c", f"exec env {commands[process]}"], environment, self.checkout.directory)
 
     def _peer_environment(self) -> dict[str, str]:
         return {

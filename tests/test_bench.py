@@ -92,7 +92,7 @@ def test_the_benchmark_runs_and_compares(tmp_path: Path) -> None:
         assert all(float(row.strip("| ").rpartition("|")[2].strip(" *")) > 0 for row in rows)
     assert "sync: requests/s, 32 connections" in text
     assert "CPU ms a task in web, worker, database and Redis" in text
-    for process in ("all processes", "web", "worker", "webhook", "scheduler"):
+    for process in ("all processes", "web", "worker", "scheduler"):
         assert float(cells(text, f"MB of {process} (PSS)")[3]) > 10
 
 

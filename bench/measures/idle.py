@@ -1,4 +1,4 @@
-"""Memory and CPU time of all processes of the Procfile while no requests come."""
+"""Memory and CPU time of web, worker and scheduler while no requests come."""
 
 import time
 from collections.abc import Iterator
@@ -26,4 +26,4 @@ def run(bench: Bench) -> Iterator[Figure]:
                 yield Figure(quantity=quantity.format(name), contestant=AGENT, round=number, value=value)
 
 
-MEASURE = Measure("idle", "The agent at rest", run)
+MEASURE = Measure("idle", "Web, worker and scheduler without requests", run)
