@@ -11,6 +11,7 @@ ratios within each round. CPU time is that of web, worker, Redis and database to
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,14 @@ from bench import console, environment, stores
 from bench.agent_run import STEPS, started
 from bench.console import say
 from bench.environment import ROOT, Checkout
+from bench.processes import cpu_seconds, machine_cpu_seconds
 from bench.report import markdown, number
 from bench.servers import Contestants, platform
+from bench.stores import Stores
 
 DATABASES = ("postgresql", "sqlite")
 NAMES = tuple(dict.fromkeys(name for _, names in STEPS for name in names))
+NOISE = "% of the machine's CPU used by others"
 Round = Mapping[str, Mapping[str, float]]
 """side → quantity → value"""
 
@@ -51,6 +55,30 @@ class Pair:
     def ratios(self) -> list[float]:
         """B divided by A in each round."""
         return [b / a for a, b in zip(self.a, self.b, strict=True) if a]
+
+
+class Noise:
+    """The share of this machine's CPU time that went to unrelated processes inside its `with` blocks."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._others = self._all = 0.0
+
+    @property
+    def percent(self) -> float:
+        return 100 * self._others / self._all
+
+    def __enter__(self) -> None:
+        self._before = self._now()
+
+    def __exit__(self, *exception: object) -> None:
+        others, everything = (now - before for now, before in zip(self._now(), self._before, strict=True))
+        self._others += others
+        self._all += everything
+
+    def _now(self) -> tuple[float, float]:
+        busy, everything = machine_cpu_seconds()
+        return busy - cpu_seconds(os.getpid()) - self._stores.server_cpu_seconds(), everything
 
 
 def main(arguments: list[str]) -> None:
@@ -113,12 +141,16 @@ def _measure(database: str, sides: Mapping[str, Checkout], options: argparse.Nam
 
 def _round(contestants: Mapping[str, Contestants], sides: Sequence[str], only: Sequence[str], quick: bool) -> Round:
     found: dict[str, dict[str, float]] = {side: {} for side in sides}
+    noise = {side: Noise(contestants[side].stores) for side in sides}
     with ExitStack() as stack:
         runs = {side: stack.enter_context(started(contestants[side], quick=quick)) for side in sides}
         for step, names in STEPS:
             if set(names) & set(only):
                 for side in sides:
-                    found[side] |= step(runs[side])
+                    with noise[side]:
+                        found[side] |= step(runs[side])
+    for side in sides:
+        found[side][NOISE] = noise[side].percent
     for quantity in found["A"]:
         say(f"    {quantity}: A {number(found['A'][quantity])}, B {number(found['B'][quantity])}")
     return found

@@ -128,6 +128,13 @@ def cpu_seconds(pid: int) -> float:
     return sum(_cpu_ticks(each) for each in _tree(pid)) / _TICKS_PER_SECOND
 
 
+def machine_cpu_seconds() -> tuple[float, float]:
+    """CPU time of this machine since its start: that of all processes and the hypervisor's, and that with idle time."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / _TICKS_PER_SECOND, sum(ticks) / _TICKS_PER_SECOND
+
+
 def _tree(pid: int) -> list[int]:
     found = [pid]
     for each in found:

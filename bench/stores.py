@@ -99,9 +99,13 @@ class Stores:
             client.flushall()
 
     def cpu_seconds(self) -> float:
-        """CPU time of Redis and of the PostgreSQL server. SQLite has no process of its own."""
+        """CPU time of Redis and of the PostgreSQL server."""
+        return self.redis.cpu_seconds() + self.server_cpu_seconds()
+
+    def server_cpu_seconds(self) -> float:
+        """CPU time of the PostgreSQL server; 0 for SQLite, which has no process of its own."""
         server = next(iter(self.databases.values())).server_pid()
-        return self.redis.cpu_seconds() + (cpu_seconds(server) if server else 0.0)
+        return cpu_seconds(server) if server else 0.0
 
 
 @contextmanager
