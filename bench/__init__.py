@@ -1,1 +1,1 @@
-"""The agent beside what its users would pick instead: `python -m bench` measures both, and says how they compare."""
+"""`python -m bench` measures the agent and the tools that its users would otherwise choose, and compares them."""

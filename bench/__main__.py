@@ -1,41 +1,36 @@
-"""`python -m bench`: starts everything that is compared, measures in turn, and writes bench/RESULTS.md."""
+"""`python -m bench`: starts the contestants one after another, measures them, and writes bench/RESULTS.md."""
 
 import argparse
-import resource
 import shlex
-import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
-from bench import environment, report, stores
+from bench import console, environment, report, stores
+from bench.console import say
 from bench.figures import Bench, Figure, Measure
-from bench.measures import concurrency, crowd, drain, growth, pickup, polling, read, submit, sync
+from bench.measures import concurrency, crowd, drain, growth, idle, mixed, pickup, polling, read, submit, sync
 from bench.servers import Contestants, platform
 
-MEASURES = [module.MEASURE for module in (sync, crowd, submit, drain, concurrency, pickup, polling, read, growth)]
+MEASURES = [
+    module.MEASURE for module in (sync, crowd, submit, drain, mixed, concurrency, pickup, polling, read, growth, idle)
+]
 DATABASES = ("postgresql", "sqlite")
-_began = time.monotonic()
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = ", ".join(measure.name for measure in MEASURES)
     parser.add_argument("--only", default="", metavar="NAMES", help=f"comma-separated, of: {names}")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured (3; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: 3; 1 with --quick")
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
-    parser.add_argument("--quick", action="store_true", help="short and once: shows that it works, not how fast")
+    parser.add_argument("--quick", action="store_true", help="one short round: shows that it works, not how fast")
     parser.add_argument("--output", type=Path, default=environment.DIRECTORY / "RESULTS.md", metavar="FILE")
     options = parser.parse_args(arguments)
     measures = _chosen(options.only, parser)
     databases = DATABASES if options.database == "both" else (options.database,)
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
-    environment.prepare(_say)
+    console.set_up()
+    environment.prepare(say)
     rounds = options.rounds or (1 if options.quick else 3)
     figures: list[Figure] = []
     for database in databases:
@@ -43,7 +38,7 @@ def main(arguments: list[str]) -> None:
     text = report.whole(measures, figures, shlex.join(["python", "-m", "bench", *arguments]))
     print(f"\n{report.table(measures, figures)}\n\n{report.goals(measures, figures)}")
     options.output.write_text(text)
-    _say(f"written to {options.output}")
+    say(f"written to {options.output}")
 
 
 def _chosen(only: str, parser: argparse.ArgumentParser) -> list[Measure]:
@@ -55,21 +50,13 @@ def _chosen(only: str, parser: argparse.ArgumentParser) -> list[Measure]:
 
 def _measured(database: str, measures: list[Measure], rounds: int, quick: bool) -> list[Figure]:
     found = []
-    _say(f"starting Redis and {database} …")
+    say(f"starting Redis and {database} …")
     with stores.opened(database) as opened, platform() as instant:
         for measure in measures:
-            _say(f"{database}, {measure.name}: {measure.title}")
-            bench = Bench(Contestants(opened, instant), rounds, quick, _say)
+            say(f"{database}, {measure.name}: {measure.title}")
+            bench = Bench(Contestants(opened, instant), rounds, quick, say)
             found += [replace(figure, database=database, measure=measure.name) for figure in measure.run(bench)]
     return found
-
-
-def _say(text: str) -> None:
-    print(f"{time.monotonic() - _began:6.0f} s  {text}", file=sys.stderr, flush=True)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit("ended by a signal")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a measure yields, and what it is held to."""
+"""Measures, the figures that they yield, and the goals for these figures."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Figure:
     """One number of one contestant in one round."""
 
     quantity: str
-    """What was measured, with its unit, such as `requests/s, 32 connections`."""
+    """Unit and circumstances, such as `requests/s, 32 connections`."""
     contestant: str
     round: int
     value: float
@@ -23,14 +23,14 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What the agent's median, or with `against` its ratio to a peer's, is to be."""
+    """A bound for the agent's median, or with `against` for the median of its ratios to a peer."""
 
     quantity: str
     at_least: float | None = None
     at_most: float | None = None
     against: str = ""
     database: str = ""
-    """The one it holds for; empty: each."""
+    """The goal holds for this database only; empty: for each."""
 
     def is_reached(self, value: float) -> bool:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
@@ -43,7 +43,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a measure works with."""
+    """The contestants, and how long and how often to measure them."""
 
     contestants: Contestants
     rounds: int
@@ -51,11 +51,11 @@ class Bench:
     say: Callable[[str], None]
 
     def seconds(self, usual: float) -> float:
-        """How long to measure one thing."""
+        """How long one kind of load lasts."""
         return 1.0 if self.quick else usual
 
     def count(self, usual: int) -> int:
-        """How many to send, a multiple of 16; few where it is only to be shown that it works."""
+        """How many requests to send, a multiple of 16; few of them with `quick`."""
         return max(16, usual // 256 * 16) if self.quick else usual
 
 

@@ -1,6 +1,6 @@
-"""The load: connections that each send their next request when the last one is answered, on raw asyncio and uvloop.
+"""The load: connections that send the next request after each answer, on raw asyncio and uvloop.
 
-It runs as a process of its own, by the peers' Python (`python -m bench.load`), and costs about 30 µs of CPU a request.
+It runs in a separate process with the peers' Python (`python -m bench.load`) and costs about 30 µs of CPU a request.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 NUMBER = "__N__"
-"""In a body: replaced by the number of the request."""
+"""bench.load replaces it in a body by the number of the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is sent. It ends after `seconds`, or when each connection has sent `each` requests."""
+    """Requests to send. They end after `seconds`, or when each connection has sent `each` of them."""
 
     port: int
     path: str
@@ -29,7 +29,7 @@ class Load:
     """Seconds that a connection waits between two requests."""
     keep_answers: bool = False
     paths: tuple[str, ...] = ()
-    """Asked in turn, instead of `path`."""
+    """Requested in turn, instead of `path`."""
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -82,7 +82,7 @@ class _Connection(asyncio.Protocol):
             return
         length = _length(head)
         if length is None:
-            self._count.errors.append("an answer without Content-Length, which is not understood here")
+            self._count.errors.append("an answer without Content-Length, which bench.load does not understand")
             self._transport.close()
             self._finish()
             return
@@ -128,7 +128,7 @@ async def _connect(count: _Count) -> None:
 
 
 async def run(load: Load) -> dict[str, Any]:
-    """How it went; times in seconds."""
+    """The number of answers and errors, and the time that they took; times in seconds."""
     count = _Count(load)
     began = time.perf_counter()
     await asyncio.gather(*(_connect(count) for _ in range(load.connections)))

@@ -1,12 +1,12 @@
-"""The platform that all call: answers at once or after `inputs.sleep` seconds; also a polled one in RunPod's form.
+"""The platform of all contestants: answers at once or after `inputs.sleep` seconds, or is polled in RunPod's form.
 
     POST /v1/predict              {"model_name", "inputs"} → {"n": inputs.n}
     POST /v2/<endpoint>/run       {"input"} → {"id", "status"}, and GET /v2/<endpoint>/status/<id>
-    GET  /seen                    [[n, when the request's first byte came]…]
+    GET  /seen                    [[n, time of the request's first byte]…]
     GET  /jobs                    [{"n", "done_at", "polls", "seconds"}…]
     POST /forget                  forgets both
 
-Run by the peers' Python: `python -m bench.platform PORT`. Times are those of time.time().
+The peers' Python runs it: `python -m bench.platform PORT`. Times are those of time.time().
 """
 
 import asyncio
@@ -22,7 +22,7 @@ jobs: dict[str, dict[str, Any]] = {}
 
 
 class Connection(asyncio.Protocol):
-    """As little HTTP as the callers need: one request at a time, bodies with a length."""
+    """The little HTTP that the callers need: one request at a time, bodies with a length."""
 
     def __init__(self) -> None:
         self._buffer = b""

@@ -1,4 +1,4 @@
-"""Processes that end with the benchmark, and what they use: memory and CPU time of whole trees."""
+"""Processes that end with the benchmark, and the memory and CPU time of whole process trees."""
 
 import os
 import signal
@@ -18,16 +18,16 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Process:
-    """A command in a session of its own, with its output in a file; ended at the end of its `with` block."""
+    """A command in a session of its own, with its output in a file; it ends with its `with` block."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """`environment` is all that the command gets to see, beside PATH and HOME."""
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], directory: Path = ROOT) -> None:
+        """The command inherits only PATH, HOME and LANG; `environment` adds to them."""
         self.command = " ".join(command)
         self._log = tempfile.NamedTemporaryFile(prefix="bench-", suffix=".log")  # noqa: SIM115
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=directory,
             env={**inherited, "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -51,19 +51,13 @@ class Process:
         return Path(self._log.name).read_text(errors="replace")
 
     def check(self) -> None:
-        """Raises SystemExit, with the end of its output, if it is gone."""
+        """Raises SystemExit with the end of its output if it has ended."""
         if self._process.poll() is not None:
             raise SystemExit(f"{self.command} ended with {self._process.returncode}:\n{self.output()[-3000:]}")
 
     def tree(self) -> list[int]:
-        """It and all that it started, as far as they live."""
-        found = [self.pid]
-        for pid in found:
-            with suppress(OSError):
-                for thread in os.listdir(f"/proc/{pid}/task"):
-                    children = Path(f"/proc/{pid}/task/{thread}/children").read_text()
-                    found.extend(int(child) for child in children.split())
-        return found
+        """The ids of it and its living descendants."""
+        return _tree(self.pid)
 
     def signal_all(self, number: int) -> None:
         for pid in self.tree():
@@ -71,15 +65,15 @@ class Process:
                 os.kill(pid, number)
 
     def memory_mb(self) -> float:
-        """Proportional set size of the tree: what several processes share is counted once. Megabytes of 2**20 bytes."""
+        """Proportional set size of the tree, which counts shared memory once. Megabytes of 2**20 bytes."""
         return sum(_pss_kb(pid) for pid in self.tree()) / 1024
 
     def cpu_seconds(self) -> float:
-        """CPU time of the tree's living processes, and of those among their children that have ended."""
-        return sum(_cpu_ticks(pid) for pid in self.tree()) / _TICKS_PER_SECOND
+        """CPU time of the tree."""
+        return cpu_seconds(self.pid)
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL for what of the tree is left after a while."""
+        """Sends SIGTERM, and after TERM_SECONDS SIGKILL to the rest of the tree."""
         everybody = self.tree()
         if self._process.poll() is None:
             self._process.terminate()
@@ -94,7 +88,7 @@ class Process:
 
 
 class PeakMemory:
-    """The most memory a tree held inside the `with` block, looked at five times a second. Megabytes."""
+    """The most memory that a tree held inside the `with` block, sampled five times a second. Megabytes."""
 
     def __init__(self, process: Process) -> None:
         self.mb = 0.0
@@ -118,7 +112,7 @@ class PeakMemory:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, process: Process | None = None) -> None:
-    """Until `condition` is true. Raises SystemExit after `seconds`, or when the process is gone."""
+    """Returns when `condition` is true. Raises SystemExit after `seconds`, or when the process has ended."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process is not None:
@@ -127,6 +121,28 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str, process: 
             said = process.output()[-3000:] if process else ""
             raise SystemExit(f"{what} did not happen within {seconds:.0f} s\n{said}")
         time.sleep(0.02)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, of its living descendants, and of those that have ended."""
+    return sum(_cpu_ticks(each) for each in _tree(pid)) / _TICKS_PER_SECOND
+
+
+def machine_cpu_seconds() -> tuple[float, float]:
+    """CPU time of this machine since its start: that of all processes and the hypervisor's, and that with idle time."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / _TICKS_PER_SECOND, sum(ticks) / _TICKS_PER_SECOND
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{each}/task"):
+                children = Path(f"/proc/{each}/task/{thread}/children").read_text()
+                found.extend(int(child) for child in children.split())
+    return found
 
 
 def _pss_kb(pid: int) -> int:

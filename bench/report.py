@@ -1,4 +1,4 @@
-"""Figures → one table of medians and ratios, the goals, and what they were measured on."""
+"""The report: a table of medians and ratios, the goals, and the machine."""
 
 import os
 import platform
@@ -17,12 +17,14 @@ of the rounds and of their ratios. Client, platform, servers, Redis and database
 say more than the figures. The load comes from `bench/load.py` and goes to `bench/platform.py`, both raw asyncio on
 uvloop with a process to themselves, some 30 µs of CPU a request each. Two web processes everywhere; Celery and dramatiq
 have one process with as many threads as the agent's worker has slots, RQ a pool of eight processes. The peers write to
-the same table in a database of their own: an INSERT and an UPDATE for a sync prediction, `pending`, `running` and
-`succeeded` for a queued one. All log warnings alone. Memory is the proportional set size of all processes of a kind."""
+the same table in their own database: an INSERT and an UPDATE for a sync prediction, `pending`, `running` and
+`succeeded` for a queued one. `floor` does the work of a sync prediction on uvicorn, aiohttp and psycopg's pool, without
+a framework and without checks. All contestants log only warnings. Memory is the proportional set size (PSS) of all
+processes of a kind. Without requests, web, worker and scheduler have their default sizes."""
 
 
 def table(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
-    """The medians, and what the agent's are in relation to each peer's."""
+    """The medians of all contestants, and the agent's ratio to each peer."""
     rows: list[tuple[str, ...]] = [("Measured", "Database", "Contestant", "Median", "Range", "Agent ÷ this")]
     for measure in measures:
         own = [figure for figure in figures if figure.measure == measure.name]
@@ -36,16 +38,16 @@ def table(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
                     quantity,
                     database,
                     contestant,
-                    _text(median(values.values())),
-                    f"{_text(min(values.values()))} – {_text(max(values.values()))}",
+                    number(median(values.values())),
+                    f"{number(min(values.values()))} – {number(max(values.values()))}",
                     "" if ratio is None else f"**{ratio:.2f}**",
                 )
             )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def goals(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
-    """Which of the goals that could be looked at are reached."""
+    """Which goals are reached, as far as their figures were measured."""
     rows: list[tuple[str, ...]] = [("Goal", "Database", "Bound", "Measured", "Reached")]
     for measure in measures:
         own = [figure for figure in figures if figure.measure == measure.name]
@@ -54,8 +56,8 @@ def goals(measures: Iterable[Measure], figures: Sequence[Figure]) -> str:
                 value = _of_goal(own, goal, database)
                 if value is not None and goal.database in ("", database):
                     reached = "yes" if goal.is_reached(value) else "**no**"
-                    rows.append((f"{measure.name}: {goal.quantity}", database, goal.bound, _text(value), reached))
-    return _markdown(rows)
+                    rows.append((f"{measure.name}: {goal.quantity}", database, goal.bound, number(value), reached))
+    return markdown(rows)
 
 
 def whole(measures: Sequence[Measure], figures: Sequence[Figure], command: str) -> str:
@@ -88,7 +90,9 @@ def machine() -> str:
 
 def libraries() -> str:
     ours = {name: version(name) for name in ("Django", "djangorestframework", "gunicorn", "gevent", "psycopg", "redis")}
-    theirs = environment.versions("fastapi", "uvicorn", "httpx", "SQLAlchemy", "asyncpg", "celery", "dramatiq", "rq")
+    theirs = environment.versions(
+        "fastapi", "uvicorn", "httpx", "SQLAlchemy", "asyncpg", "aiohttp", "celery", "dramatiq", "rq"
+    )
     agent, peers = (", ".join(f"{name} {number}" for name, number in found.items()) for found in (ours, theirs))
     return f"Agent: {agent}. Peers: {peers}."
 
@@ -99,7 +103,7 @@ def _by_round(figures: Iterable[Figure], quantity: str, database: str, contestan
 
 
 def _ratio(figures: Sequence[Figure], quantity: str, database: str, contestant: str) -> float | None:
-    """The median of the rounds' ratios; None where there is nothing to compare."""
+    """The median of the rounds' ratios; None if there is nothing to compare."""
     if contestant == AGENT:
         return None
     own, theirs = (_by_round(figures, quantity, database, name) for name in (AGENT, contestant))
@@ -114,11 +118,13 @@ def _of_goal(figures: Sequence[Figure], goal: Goal, database: str) -> float | No
     return median(values.values()) if values else None
 
 
-def _text(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits, or all those before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> str:
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table; the first row is its head."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     lines.insert(1, ["-" * width for width in widths])

@@ -1,23 +1,24 @@
-"""The compared, as their users start them: web processes and workers of agent and peers; and the platform."""
+"""Starts the contestants as their users do (web processes and workers of the agent and its peers), and the platform."""
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from bench.environment import PEERS, PYTHON, ROOT
+from bench.environment import PEERS, PYTHON, ROOT, Checkout
 from bench.load import NUMBER, Load
 from bench.processes import Process, wait_for
-from bench.stores import SETTINGS, Database, Stores
+from bench.stores import Database, Stores
 from tests.helpers.ports import free_port
 
 WEB_PROCESSES = 2
 START_SECONDS = 60.0
+WEBS = {"agent": "", "fastapi": "bench.peers.fastapi_proxy:app", "floor": "bench.peers.floor:app"}
+"""Names of web servers for sync predictions → the ASGI application; the agent has none."""
+AGENT_PROCESSES = ("web", "worker", "scheduler")
 QUEUE_PEERS = ("celery", "dramatiq", "rq")
 RQ_PROCESSES = 8
 
@@ -41,15 +42,15 @@ class Platform:
         return f"127.0.0.1:{self.port}"
 
     def forget(self) -> None:
-        """What it has seen until now."""
+        """Makes it forget the requests until now."""
         urlopen(Request(f"http://{self.address}/forget", method="POST"), timeout=10).read()
 
     def seen(self) -> dict[Any, float]:
-        """Number of the request → when its first byte came."""
+        """Number of the request → time of its first byte."""
         return dict(json.load(urlopen(f"http://{self.address}/seen", timeout=10)))
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What was polled."""
+        """The jobs that were polled."""
         return list(json.load(urlopen(f"http://{self.address}/jobs", timeout=10)))
 
 
@@ -62,33 +63,44 @@ def platform() -> Iterator[Platform]:
 
 
 class Contestants:
-    """Starts any of the compared on given stores and platform."""
+    """Starts any contestant on given stores and platform."""
 
-    def __init__(self, stores: Stores, platform: Platform) -> None:
-        self.stores, self.platform = stores, platform
+    def __init__(self, stores: Stores, platform: Platform, checkout: Checkout | None = None) -> None:
+        """`checkout`: the agent's code; by default that of this benchmark."""
+        self.stores, self.platform, self.checkout = stores, platform, checkout or Checkout()
 
     def database(self, name: str) -> Database:
         return self.stores.agent if name == "agent" else self.stores.peers
 
     @contextmanager
     def web(self, name: str, **more: str) -> Iterator[Web]:
-        """`agent` or `fastapi`, with WEB_PROCESSES processes; `more` is further environment of the agent's."""
+        """One of WEBS, with WEB_PROCESSES processes; `more` adds to the agent's environment."""
         port = free_port()
         if name == "agent":
             own = {"BIND": f"127.0.0.1:{port}", "WEB_CONCURRENCY": str(WEB_PROCESSES)}
             process = self._agent("web", {**own, **more})
         else:
-            command = ["uvicorn", "bench.peers.fastapi_proxy:app", "--port", str(port), "--workers", str(WEB_PROCESSES)]
+            command = ["uvicorn", WEBS[name], "--port", str(port), "--workers", str(WEB_PROCESSES)]
             process = self._peer(*command, "--log-level", "warning", "--no-access-log", "--backlog", "4096")
         with process:
             _wait_until_it_answers(process, port, "/live")
             yield Web(process, port)
 
     @contextmanager
+    def agent(self) -> Iterator[dict[str, Process]]:
+        """Process type → process: web, worker and scheduler, each with its default size."""
+        port = free_port()
+        more = {"BIND": f"127.0.0.1:{port}", "ENABLE_PERIODIC_CHECK": "true"}
+        with ExitStack() as stack:
+            processes = {name: stack.enter_context(self._agent(name, more)) for name in AGENT_PROCESSES}
+            _wait_until_it_answers(processes["web"], port, "/live")
+            yield processes
+
+    @contextmanager
     def worker(self, name: str, slots: int, **more: str) -> Iterator[Process]:
         """`agent`, or one of QUEUE_PEERS; `slots` threads in one process, but RQ_PROCESSES processes of RQ.
 
-        `more` is further environment of the agent's.
+        `more` adds to the agent's environment.
         """
         if name == "agent":
             process = self._agent("worker", {"WORKER_CONCURRENCY": str(slots), **more})
@@ -105,7 +117,7 @@ class Contestants:
             yield process
 
     def fill(self, name: str, count: int, sleep: float = 0.0) -> None:
-        """Puts tasks into its queue, each with its record; `count` is a multiple of 16."""
+        """Puts tasks with their records into its queue; `count` is a multiple of 16."""
         if name == "agent":
             with self.web("agent") as web:
                 run_load(submissions(web.port, sleep, connections=16, each=count // 16))
@@ -113,10 +125,9 @@ class Contestants:
         self._run_peer("python", "-m", "bench.peers.fill", name, str(count), str(sleep))
 
     def _agent(self, process: str, more: dict[str, str]) -> Process:
-        lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line.strip())
+        lines = (self.checkout.directory / "Procfile").read_text().splitlines()
+        commands = dict(line.split(": ", 1) for line in lines if line.strip())
         environment = {
-            **SETTINGS,
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "ENVIRONMENT": "production",
             "ALLOWED_HOSTS": "127.0.0.1",
             "LOG_LEVEL": "WARNING",
@@ -126,8 +137,11 @@ class Contestants:
             "ML_PLATFORM": "k8s",
             "K8SPLUGIN_ADDRESS": self.platform.address,
             "ENABLE_PERIODIC_CHECK": "false",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.stores.directory / "metrics"),
+            **more,
+            **self.checkout.environment(),
         }
-        return Process(["sh", "-c", f"exec env {lines[process]}"], {**environment, **more})
+        return Process(["sh", "-c", f"exec env {commands[process]}"], environment, self.checkout.directory)
 
     def _peer_environment(self) -> dict[str, str]:
         return {
@@ -160,7 +174,7 @@ def _body(sleep: float) -> str:
 
 
 def run_load(load: Load, *, may_fail: bool = False) -> dict[str, Any]:
-    """Sends it, from a process of its own, and answers what bench.load says. Raises SystemExit on errors."""
+    """Sends it from a separate process and returns the result of `bench.load.run`. Raises SystemExit on errors."""
     command = [str(PYTHON), "-m", "bench.load", load.text()]
     ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     told: dict[str, Any] = json.loads(ended.stdout)

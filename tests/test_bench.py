@@ -1,7 +1,9 @@
 """The benchmark's report, from made-up figures; and the benchmark itself, short."""
 
+import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
+from bench import compare, report
+from bench.environment import Checkout
 from bench.figures import AGENT, Bench, Figure, Goal, Measure
 from tests.helpers.servers import ROOT
 
@@ -79,14 +82,96 @@ def test_an_unknown_measure_is_refused() -> None:
 @pytest.mark.slow
 def test_the_benchmark_runs_and_compares(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
-    command = ["-m", "bench", "--quick", "--only", "sync,submit", "--database", "sqlite", "--output", str(results)]
+    measures = ["--only", "sync,submit,mixed,idle", "--database", "postgresql"]
+    command = ["-m", "bench", "--quick", *measures, "--output", str(results)]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, timeout=600)
     text = results.read_text()
-    for contestant in ("fastapi", "fastapi + celery"):
+    for contestant in ("fastapi", "floor", "fastapi + celery"):
         rows = [line for line in text.splitlines() if f"| {contestant} " in line and "/s," in line]
         assert rows
         assert all(float(row.strip("| ").rpartition("|")[2].strip(" *")) > 0 for row in rows)
     assert "sync: requests/s, 32 connections" in text
+    assert "CPU ms a task in web, worker, database and Redis" in text
+    for process in ("all processes", "web", "worker", "scheduler"):
+        assert float(cells(text, f"MB of {process} (PSS)")[3]) > 10
+
+
+# --- Comparing two checkouts
+
+
+def a_round(a: float, b: float) -> compare.Round:
+    return {"A": {"tasks/s": a}, "B": {"tasks/s": b}}
+
+
+def test_each_round_of_a_comparison_swaps_the_order() -> None:
+    assert [compare.order(index) for index in range(3)] == [("A", "B"), ("B", "A"), ("A", "B")]
+
+
+def test_a_comparison_has_medians_their_ratio_and_the_ratios_within_each_round() -> None:
+    pairs = compare.paired("sqlite", [a_round(100, 120), a_round(50, 75), a_round(200, 100)])
+    told = row_of(compare.table(pairs), "tasks/s")
+    assert told == ["tasks/s", "sqlite", "100", "50 – 200", "100", "75 – 120", "1.00", "1.20 (0.50 – 1.50)"]
+
+
+def test_a_comparison_has_no_ratio_to_zero() -> None:
+    assert row_of(compare.table(compare.paired("sqlite", [a_round(0, 3)])), "tasks/s")[6:] == ["", ""]
+
+
+def test_the_json_of_a_comparison_has_the_values_of_all_rounds(tmp_path: Path) -> None:
+    sides = {"A": Checkout(tmp_path), "B": Checkout(tmp_path, {"SOME_SETTING": "no"})}
+    told = compare.document(sides, compare.paired("sqlite", [a_round(100, 120), a_round(50, 75)]))
+    assert "SOME_SETTING=no" in told["B"]
+    assert "SOME_SETTING" not in told["A"]
+    (measured,) = told["measured"]
+    assert (measured["A"], measured["B"], measured["ratio"]) == ([100, 50], [120, 75], 1.3)
+
+
+def test_processes_of_a_checkout_see_none_of_the_callers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("ML_PLATFORM", "local")
+    environment = Checkout(ROOT, {"SOME_SETTING": "no"}).environment()
+    assert environment["SOME_SETTING"] == "no"
+    assert not {"PYTHONPATH", "ML_PLATFORM"} & set(environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "name the directory of another checkout"),
+        (["/"], "is not a checkout of the agent"),
+        (["--variant", "NAME"], "needs NAME=VALUE"),
+        (["--variant", "NAME=VALUE", "--only", "nothing"], "there is no measure nothing"),
+    ],
+)
+def test_a_comparison_with_unusable_arguments_is_refused(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        compare.main(arguments)
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_comparison_measures_both_checkouts_and_runs_the_code_of_each(tmp_path: Path) -> None:
+    other, results = tmp_path / "other", tmp_path / "results.json"
+    for name in ("config", "platforms", "predictions", "webhooks", "templates"):
+        shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("manage.py", "Procfile"):
+        shutil.copy(ROOT / name, other / name)
+    with (other / "config/wsgi.py").open("a") as wsgi:
+        wsgi.write("\nopen('ran-here', 'a').close()\n")
+    command = ["-m", "bench.compare", str(other), "--variant", "LOG_LEVEL=ERROR", "--rounds", "1", "--quick"]
+    more = ["--database", "sqlite", "--json", str(results)]
+    subprocess.run([sys.executable, *command, *more], cwd=ROOT, check=True, timeout=600)
+    told = json.loads(results.read_text())
+    assert str(other) in told["B"]
+    assert (other / "ran-here").exists()
+    assert not (ROOT / "ran-here").exists()
+    quantities = {measured["quantity"] for measured in told["measured"]}
+    for name in compare.NAMES:
+        assert any(quantity.startswith(name) for quantity in quantities)
+    assert all(measured["A"][0] > 0 and measured["B"][0] > 0 for measured in told["measured"] if measured["ratio"])
+    assert [m["A"] + m["B"] for m in told["measured"] if m["quantity"] == "crowd: errors"] == [[0, 0]]
 
 
 # --- docs/performance.md against RESULTS.md and against the settings

@@ -1,1 +1,1 @@
-"""What is measured: each module has `run`, which yields figures, and the goals that they are held to."""
+"""The measures: in each module `run` yields figures, and MEASURE names their goals."""

@@ -1,4 +1,4 @@
-"""A thousand sync predictions at once on a platform that takes a second, and a probe that is answered all the while."""
+"""A thousand sync predictions at once on a platform that takes a second, and a probe that asks /live meanwhile."""
 
 import json
 import subprocess

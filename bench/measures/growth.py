@@ -10,7 +10,7 @@ from bench.servers import predictions, run_load, submissions
 ROWS = {"1 k": 1_000, "100 k": 100_000, "1 M": 1_000_000}
 QUANTITIES = ("ms a sync prediction", "ms a submission", "ms a drained task", "ms to pick up, p50")
 SPREAD = "{quantity}: with {rows} rows ÷ with 1 k"
-# Like what the agent writes: two days' worth, by four models and a hundred users.
+# Two days of tasks as the agent writes them, by four models and a hundred users.
 _INTO = """
 INSERT INTO predictions_task (id, agent, user_id, model_name, model_version, platform, status, inputs, outputs,
   error_info, running_time, queue_num, queue_id, attempt, run_id, request_id, traceparent, upstream_id,

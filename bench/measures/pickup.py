@@ -1,4 +1,4 @@
-"""From the answer of a submission to the first byte that the platform gets, on a system that has nothing else to do."""
+"""From the answer of a submission to the first byte at the platform, on an idle system."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A platform that is polled, in RunPod's form: from its job being done to the task `succeeded`, and the polls."""
+"""Polled platforms in RunPod's form: the time from the job's end to the task's `succeeded`, and the number of polls."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -34,7 +34,7 @@ def run(bench: Bench) -> Iterator[Figure]:
                 _wait_until_all_ended(bench, own)
                 bench.contestants.stores.agent.clear()
                 platform.forget()
-                # Spread out, so that they do not all poll in step.
+                # The pause keeps their polls out of step.
                 run_load(submissions(web.port, seconds, each=bench.count(count), pause=0.037))
                 _wait_until_all_ended(bench, own)
             for quantity, value in _noticed(bench, seconds):

@@ -1,4 +1,4 @@
-"""Async submissions a second: the record made, the task queued, the id answered."""
+"""Async submissions a second: each makes a record, queues a task and answers its id."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""The peers: what is written in an afternoon with the usual libraries, doing the same work on the same table."""
+"""The peers: the same work on the same table, written in an afternoon with the usual libraries."""

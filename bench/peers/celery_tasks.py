@@ -1,4 +1,4 @@
-"""Celery with a pool of threads; a job is acknowledged when it is done, so that a lost worker loses none."""
+"""Celery with a pool of threads; late acknowledgement, so that a lost worker loses no job."""
 
 from typing import Any
 

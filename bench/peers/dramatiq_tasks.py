@@ -1,4 +1,4 @@
-"""dramatiq with threads, as it comes."""
+"""dramatiq with threads and its defaults."""
 
 from typing import Any
 

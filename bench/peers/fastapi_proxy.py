@@ -23,7 +23,7 @@ from bench.peers.records import (
     tasks,
 )
 
-# A connection is borrowed for a statement, not for a prediction, as in the agent.
+# As in the agent, a statement borrows a connection, a prediction does not.
 engine = create_async_engine(driver_url("aiosqlite" if is_sqlite() else "asyncpg"), pool_size=POOL_SIZE, max_overflow=0)
 if is_sqlite():
     prepare_sqlite(engine.sync_engine)

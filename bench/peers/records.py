@@ -101,14 +101,14 @@ _of_thread = threading.local()
 
 
 def session() -> requests.Session:
-    """A session of the calling thread's own: sessions are not to be shared."""
+    """The session of the calling thread: threads must not share one."""
     if not hasattr(_of_thread, "session"):
         _of_thread.session = requests.Session()
     return _of_thread.session  # type: ignore[no-any-return]
 
 
 def run(engine: Engine, task_id: str, body: dict[str, Any]) -> None:
-    """What a queue's job does: `running`, the platform, `succeeded`."""
+    """Runs a queued task: writes `running`, calls the platform, writes `succeeded`."""
     own = tasks.c.id == task_id
     moment = datetime.now(UTC)
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""RQ as it comes: `rq worker-pool`, a process forked for each job, which can keep no connection for the next."""
+"""RQ with its defaults: `rq worker-pool` forks a process for each job, which keeps no connection for the next."""
 
 from typing import Any
 
