@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions.redis.topology import parse_address
+from predictions.redis.addresses import parse_address
 
 
 def check_redis() -> list[CheckMessage]:
