@@ -54,7 +54,7 @@ def _topology() -> Iterator[tuple[str, str, str]]:
         yield (
             "E044",
             "REDIS_SENTINELS and REDIS_SENTINEL_MASTER are set one without the other",
-            "The sentinels are asked for their master by its name: set both, or neither.",
+            "Sentinels know each master by a name: set both, or neither.",
         )
     if settings.REDIS_CLUSTER_MODE and not _has_hash_tag(RQ_KEY_PREFIX):
         yield (

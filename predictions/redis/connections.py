@@ -22,12 +22,12 @@ from predictions.redis.topology import ASK_OPTIONS, NewestSentinel, SharedSearch
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0
-"""Above the one second for which a worker's wait blocks; below it a frozen server would hold a process for long."""
+"""A worker's wait blocks for one second. A longer timeout would let a frozen server block a process for longer."""
 POOL_WAIT_SECONDS = 2.0
-"""How long a command may wait for one of the process's connections; they are all busy only when Redis hangs."""
+"""How long a command waits for a free connection. All are busy only when Redis hangs."""
 IDLE_SECONDS = 2.0
-"""A connection that was idle for longer checks that its server is still the master. A busy one notices an election;
-none takes less than this, and a master that slept through its own accepts writes for seconds after it wakes."""
+"""A connection that was idle for longer checks that its server is still the master. A former master that was frozen
+during the election accepts writes for some seconds after it wakes up. A busy connection notices the freeze itself."""
 
 
 class MasterConnection(redis.Connection):
@@ -43,14 +43,14 @@ class MasterConnection(redis.Connection):
 
     def _connect(self) -> Any:
         self.host, self.port = self._find_master()
-        self.next_health_check = time.monotonic() + self.health_check_interval
+        self.next_health_check = time.monotonic() + self.health_check_interval  # type: ignore[assignment]
         return super()._connect()
 
     def check_health(self) -> None:
         """redis-py calls this before each command. Raises ConnectionError if another server became master."""
         if self.health_check_interval and time.monotonic() > self.next_health_check:
             master = self.host, self.port
-            with suppress(redis.RedisError):  # nobody says who is master: go on with this server
+            with suppress(redis.RedisError):  # no server says who is master: keep using this one
                 master = self._find_master()
             if master != (self.host, self.port):
                 self.disconnect()
@@ -68,7 +68,7 @@ class MasterConnection(redis.Connection):
 
 
 class MasterTLSConnection(MasterConnection, redis.SSLConnection):
-    """The same with TLS."""
+    """A MasterConnection over TLS."""
 
 
 def log_in_to_master(connection: redis.Connection) -> None:
@@ -80,14 +80,14 @@ def log_in_to_master(connection: redis.Connection) -> None:
 
 
 class Client(redis.Redis):
-    """Without item access: Django's templates try `client["connection_pool"]` first, and would ask Redis for a key."""
+    """Without item access: Django's templates try `client["connection_pool"]` first, which would read a key."""
 
     def __getitem__(self, name: Any) -> Any:
         raise KeyError(name)
 
 
 def get_redis() -> redis.Redis:
-    """The client every part of this process uses. It connects at its first command."""
+    """The client that all parts of this process use. It connects at its first command."""
     return _client(os.getpid())
 
 
@@ -106,7 +106,7 @@ def _client(pid: int) -> redis.Redis:
         socket_timeout=REPLY_TIMEOUT_SECONDS,
         socket_keepalive=True,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2, supported_errors=(redis.ConnectionError,)),
-        # A service of one vendor's servers; with it, redis-py would not check whether a pooled connection is still good
+        # Only one vendor's servers send these. With them, redis-py does not check that a pooled connection still works.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **login,
         **_topology({**ASK_OPTIONS, **login, "ssl": settings.REDIS_TLS}),
@@ -117,7 +117,7 @@ def _client(pid: int) -> redis.Redis:
 def _topology(ask_options: dict[str, Any]) -> dict[str, Any]:
     """The pool's options that depend on the kind of Redis. With `ask_options` a client connects to a node."""
     servers = named_servers()
-    # Not where connections go, but how django-rq tells one Redis from another, and what it shows.
+    # django-rq compares and shows these two. Connections go where `find_master` says.
     options: dict[str, Any] = {"host": servers[0][0], "port": servers[0][1]}
     if not (settings.REDIS_SENTINELS or settings.REDIS_CLUSTER_MODE):
         return options | {"find_master": lambda: servers[0], "health_check_interval": 30}
@@ -138,7 +138,7 @@ def forget_connections() -> None:
 
 
 class SharedConnection(BaseCache):
-    """What django-rq's `USE_REDIS_CACHE` asks for its connection; not a cache."""
+    """Gives django-rq its connection (`USE_REDIS_CACHE`); not a cache."""
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)

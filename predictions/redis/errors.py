@@ -1,4 +1,4 @@
-"""What the errors of Redis mean to the rest of the agent."""
+"""Tells temporary errors of Redis from lasting ones."""
 
 import re
 from collections.abc import Iterator

@@ -18,10 +18,11 @@ Server = TypeVar("Server")
 ASK_SECONDS = 1.0
 """How long to wait for a connection to one sentinel or node, and as long again for its answer."""
 SEARCH_SECONDS = 2.0
-"""After this, a search asks no further server."""
+"""After this time a search asks no more servers."""
 ENOUGH_VIEWS = 2
-"""A host that froze and was replaced has an old view when it wakes up. A second host has the new one."""
+"""A host that was frozen or cut off has an old view, and so may a sentinel on it. A second host has the new one."""
 RESULT_STANDS_SECONDS = 0.2
+"""How long a search's result, or its failure, is good for the next threads that ask."""
 
 ASK_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": ASK_SECONDS,
@@ -33,7 +34,7 @@ ASK_OPTIONS: dict[str, Any] = {
 
 
 class SharedSearch:
-    """Runs one search at a time. Everyone who waited for it, or asks a moment later, gets its result."""
+    """Runs one search at a time. Threads that wait for it, or ask a moment later, share its result."""
 
     def __init__(self, search: Callable[[], Address]) -> None:
         self._search = search
@@ -56,16 +57,19 @@ class SharedSearch:
 
 
 class View(NamedTuple):
-    """Which election one server has heard of last, and who is master since then; None: there is no master now."""
+    """What one server knows about the master."""
 
     epoch: int
+    """The number of the last election that the server has heard of."""
     master: Address | None
+    """None while there is no master."""
 
 
 def newest_master(servers: list[Server], ask: Callable[[Server], View]) -> Address:
-    """The master in the newest of two views. Raises redis' ConnectionError if there is none, or nobody answers.
+    """Asks until two servers have answered, and returns the master in the newer view.
 
-    Moves servers that do not answer to the end of the list. `ask` may add servers to it.
+    Moves servers that do not answer to the end of the list. `ask` may add servers to the list. Raises redis'
+    ConnectionError if there is no master, or no server answers.
     """
     views: list[View] = []
     errors: dict[Server, str] = {}
@@ -91,7 +95,7 @@ class NewestSentinel(Sentinel):
 
     def discover_master(self, service_name: str) -> Address:
         def ask(sentinel: redis.Redis) -> View:
-            state = sentinel.sentinel_master(service_name)
+            state: dict[str, Any] = sentinel.sentinel_master(service_name)  # type: ignore[assignment]
             is_well = self.check_master_state(state, service_name)
             return View(state["config-epoch"], (state["ip"], state["port"]) if is_well else None)
 

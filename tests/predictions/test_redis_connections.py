@@ -1,4 +1,4 @@
-"""The connection to whoever is master, on real servers, and the settings that say where it is."""
+"""Connections to the current master, on real servers, and the settings that describe the topology."""
 
 import threading
 import time
@@ -91,7 +91,7 @@ def test_a_command_that_a_former_master_refuses_is_repeated_at_the_new_one(conne
     assert pair[0].ask("GET", "a") == "1"
 
 
-def test_after_an_ordinary_error_the_connection_is_used_on(connect: Connect, pair: Pair) -> None:
+def test_after_an_ordinary_error_the_connection_stays_in_use(connect: Connect, pair: Pair) -> None:
     servers = iter([pair[0]])
     client = connect(lambda: address(next(servers)))
     with pytest.raises(redis.ResponseError) as refusal:
@@ -100,7 +100,7 @@ def test_after_an_ordinary_error_the_connection_is_used_on(connect: Connect, pai
     assert client.ping()
 
 
-def test_after_a_silence_a_connection_to_a_former_master_is_not_used(connect: Connect, pair: Pair) -> None:
+def test_an_idle_connection_to_a_former_master_is_not_used(connect: Connect, pair: Pair) -> None:
     master = Told(pair[1])
     client = connect(master, health_check_interval=1)
     assert client.role()[0] == b"slave"
@@ -111,7 +111,7 @@ def test_after_a_silence_a_connection_to_a_former_master_is_not_used(connect: Co
     assert client.role()[0] == b"master"
 
 
-def test_after_a_silence_a_connection_is_used_on_if_nobody_says_who_is_master(connect: Connect, pair: Pair) -> None:
+def test_an_idle_connection_stays_in_use_if_no_server_says_who_is_master(connect: Connect, pair: Pair) -> None:
     servers = iter([pair[0]])
 
     def find() -> Address:
@@ -125,7 +125,7 @@ def test_after_a_silence_a_connection_is_used_on_if_nobody_says_who_is_master(co
     assert client.client_id() == number
 
 
-def test_after_a_frozen_server_the_master_is_asked_for_again(connect: Connect, pair: Pair) -> None:
+def test_after_a_timeout_the_next_command_looks_for_the_master(connect: Connect, pair: Pair) -> None:
     master = Told(pair[0])
     client = connect(master)
     client.ping()
@@ -144,7 +144,7 @@ def test_a_master_that_its_replicas_have_left_is_as_good_as_no_answer(connect: C
     pair[0].ask("CONFIG", "SET", "min-replicas-to-write", 0)
 
 
-def test_one_that_is_not_master_yet_is_not_used(connect: Connect, pair: Pair) -> None:
+def test_a_server_that_is_not_master_yet_is_not_used(connect: Connect, pair: Pair) -> None:
     with pytest.raises(redis.ConnectionError, match="not the master yet"):
         connect(Told(pair[1]), redis_connect_func=log_in_to_master).ping()
     assert connect(Told(pair[0]), redis_connect_func=log_in_to_master).ping()
@@ -169,7 +169,7 @@ OLD, NEW, NONE_NOW = View(1, ("old", 1)), View(2, ("new", 1)), View(2, None)
 
 
 def asks(says: Says, order: list[str]) -> Callable[[str], View]:
-    """Answers as the test says, None: not at all; notes who was asked."""
+    """Each server gives its view; a server without a view does not answer. Records the order of the questions."""
 
     def ask(server: str) -> View:
         order.append(server)
@@ -200,12 +200,12 @@ def test_there_may_be_no_master_now() -> None:
         newest_master(list("ab"), asks({"a": OLD, "b": NONE_NOW}, []))
 
 
-def test_where_nobody_answers_the_error_says_what_was_tried() -> None:
+def test_if_no_server_answers_the_error_lists_what_was_tried() -> None:
     with pytest.raises(redis.ConnectionError, match="a refused; b refused"):
         newest_master(list("ab"), asks({"a": None, "b": None}, []))
 
 
-@pytest.mark.parametrize("outcome", [("a", 1), redis.ConnectionError("nobody answers")])
+@pytest.mark.parametrize("outcome", [("a", 1), redis.ConnectionError("no server answers")])
 def test_a_crowd_that_needs_the_master_searches_once(outcome: Address | redis.ConnectionError) -> None:
     everyone_is_there, searches = threading.Event(), []
 
