@@ -16,8 +16,8 @@ from honcho.environ import parse_procfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from predictions.queue.embedded import EmbeddedRedisError
 from scripts.starting.addresses import check_ports, web_address
+from scripts.starting.embedded_redis import EmbeddedRedisError
 from scripts.starting.lock import only_one
 from scripts.starting.processes import Agent, Readiness, as_one_process
 from scripts.starting.release import create_operator, forget_counters, prepare_release, redis_if_needed

@@ -15,8 +15,8 @@ from honcho.manager import Manager
 from honcho.printer import Printer
 from honcho.process import Process
 
-from predictions.queue.embedded import EmbeddedRedis
 from scripts.starting.addresses import Address
+from scripts.starting.embedded_redis import EmbeddedRedis
 from scripts.starting.signals import catch_signals, signal_group, signal_name
 from scripts.starting.terminal import say, terminal
 

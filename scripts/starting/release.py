@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from predictions.queue.embedded import EmbeddedRedis
+from scripts.starting.embedded_redis import EmbeddedRedis
 from scripts.starting.terminal import VAR, Refused, say
 
 CREATE_OPERATOR = """

