@@ -1,10 +1,10 @@
-"""What scripts/run starts: Redis, the release steps and every process of the Procfile; it ends them all together."""
+"""Called by scripts/run. Starts Redis, the release commands and all processes of the Procfile; stops them together."""
 
 # ruff: noqa: E402
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while this is being imported ends it without a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C during the imports prints no traceback
 
 import multiprocessing
 import os
@@ -43,8 +43,8 @@ def run() -> int:
         agent.loop()
         ignore_signals()
     if password and not agent.was_ready:
-        say(f"The admin's account was made: {operator}, password {password} : it is shown only now.")
-    say(f"Everything was ended because {agent.fault}." if agent.fault else "Everything has ended.")
+        say(f"Created the admin account: {operator}, password {password} : it is shown only now.")
+    say(f"Stopped all processes because {agent.fault}." if agent.fault else "All processes have ended.")
     return 1 if agent.fault else 0
 
 
@@ -55,7 +55,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     os.chdir(ROOT)
-    multiprocessing.set_start_method("fork")  # so that what a killed agent leaves behind keeps its lock
+    multiprocessing.set_start_method("fork")  # so that the processes of a killed agent keep its lock
     catch_signals(_interrupt)
     try:
         with only_one():
@@ -67,7 +67,7 @@ def main() -> int:
         say(f"The agent was not started: {error}.")
         return 1
     except KeyboardInterrupt:
-        say("Ended before it was up.")
+        say("Stopped before the agent was ready.")
         return 0
 
 

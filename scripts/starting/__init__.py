@@ -1,1 +1,1 @@
-"""What scripts/start.py is made of."""
+"""The parts of scripts/start.py."""

@@ -1,4 +1,4 @@
-"""What the agent listens on, and whether that is free."""
+"""The addresses that the agent listens on, and a check that they are free."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from scripts.starting.terminal import Refused
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a process listens on, and the variable that says so."""
+    """The address that a process listens on, and the variable that sets it."""
 
     variable: str
     host: str
@@ -28,7 +28,7 @@ class Address:
 
     @property
     def reachable_host(self) -> str:
-        """Where this machine reaches it."""
+        """The host under which this machine reaches it."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
 
     @property
@@ -37,7 +37,7 @@ class Address:
         return f"http://{host}:{self.port}"
 
     def try_out(self) -> socket.socket:
-        """A socket that listens there. Raises Refused."""
+        """Listens there. Raises Refused."""
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,7 +55,7 @@ class Address:
                 f"such as {self.host}:{self.port % 65535 + 1}, in .env or in the environment."
             )
         if error.errno == EACCES:
-            return f"Port {self.port} is not for this user: set {self.variable} to a port above 1023."
+            return f"This user may not listen on port {self.port}: set {self.variable} to a port above 1023."
         return f"{self.variable}={self.host}:{self.port} cannot be listened on: {error.strerror or error}."
 
 

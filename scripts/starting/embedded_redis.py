@@ -29,7 +29,7 @@ OPTIONS = {
     "bind": HOST,
     "appendonly": "yes",
     "appendfsync": "everysec",
-    "save": "",  # the append-only file is what it loads
+    "save": "",  # it loads the append-only file instead
     "aof-use-rdb-preamble": "no",  # so that Redis and Valkey can load each other's
     "maxmemory-policy": "noeviction",
 }
@@ -116,7 +116,7 @@ class EmbeddedRedis:
         if (self.directory / "appendonlydir").exists() and (_major_version(server) or 0) < 7:
             raise EmbeddedRedisError(
                 f"The data in {self.directory} was written by a newer Redis than {server}: install redis-server 7 "
-                "or later, or remove that directory, and with it what is queued."
+                "or later, or remove that directory and the queue in it."
             )
 
     def _start_somewhere(self, server: str, lock: int) -> str:

@@ -1,4 +1,4 @@
-"""One agent in a checkout at a time."""
+"""Allows one agent at a time in a checkout."""
 
 import fcntl
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from scripts.starting.terminal import VAR, Refused, say
 
 PATIENCE_SECONDS = 30
-"""How long what a killed agent left behind may take to end."""
+"""How long to wait for the processes of a killed agent to end."""
 
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """Holds var/run.lock. What an agent that was killed left behind holds it too, for the seconds it takes to end."""
+    """Holds var/run.lock. The processes of a killed agent hold it too, until they have ended."""
     VAR.mkdir(exist_ok=True)
     with (VAR / "run.lock").open("a+") as lock:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -24,10 +24,10 @@ def only_one() -> Iterator[None]:
             lock.seek(0)
             owner = lock.read().strip()
             if not (_is_alive(owner) or told):
-                say("An agent was killed here; waiting for what it left to end ...")
+                say("An agent was killed here. Waiting for its processes to end ...")
                 told = True
             if _is_alive(owner) or time.monotonic() > deadline:
-                raise Refused(f"The agent runs here already, as process {owner}: end that one first (Ctrl-C, or kill).")
+                raise Refused(f"The agent runs here already, as process {owner}: stop it first (Ctrl-C or kill).")
             time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -44,8 +44,8 @@ def _claimed(lock: int) -> bool:
 
 def _is_alive(pid: str) -> bool:
     if not pid:
-        return True  # it holds the lock and is about to write its number
+        return True  # it has the lock but has not written its process id yet
     with suppress(FileNotFoundError, ProcessLookupError):
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z"  # killed, and not yet noticed by its parent
+        return state != "Z"  # a zombie: killed, but its parent has not waited for it
     return False

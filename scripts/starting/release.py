@@ -1,4 +1,4 @@
-"""What happens before the processes start: Redis, the release steps, and the admin's account."""
+"""The steps before the processes start: Redis, the release commands, and the admin's account."""
 
 import os
 import secrets
@@ -39,7 +39,7 @@ def redis_if_needed() -> Iterator[EmbeddedRedis | None]:
 
 
 def run_to_end(command: list[str], **more: str) -> str:
-    """What the command prints. Raises Refused, with all of it, if it fails; interrupted, it leaves nothing behind."""
+    """Runs a command and returns its output. Raises Refused with the output if it fails. Ends it on an interrupt."""
     process = subprocess.Popen(
         command,
         env={**os.environ, **more},
@@ -67,7 +67,7 @@ def _first_words(command: list[str]) -> str:
 
 
 def forget_counters() -> None:
-    """The metrics of an agent that has ended would be added to this one's."""
+    """Removes the counters of an earlier run, which /metrics would add to this one's."""
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         shutil.rmtree(VAR / "metrics", ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Signals to this script and to what it started."""
+"""Signals to this script and to its processes."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def catch_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Also where they were ignored, as a shell does for what it starts in the background; but `nohup` is respected."""
+    """Installs a handler, even where a shell ignored the signals for a background job. `nohup` still works."""
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
@@ -22,7 +22,7 @@ def ignore_signals() -> None:
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Whether there was anyone left to signal."""
+    """Signals all processes of a group. Whether there was one."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
         return True
@@ -30,6 +30,6 @@ def signal_group(group: int, number: int) -> bool:
 
 
 def signal_name(exit_code: int) -> str:
-    """` (SIGKILL)` for -9, and for the 137 that a shell makes of it."""
+    """` (SIGKILL)` for -9, and for 137, a shell's exit code for it."""
     number = -exit_code if exit_code < 0 else exit_code - 128
     return f" ({signal.Signals(number).name})" if number in set(signal.Signals) else ""

@@ -1,4 +1,4 @@
-"""What is said to whoever started the agent, and where its files lie."""
+"""Output to the terminal, and the paths of the checkout."""
 
 import os
 from contextlib import suppress
@@ -13,7 +13,7 @@ class Refused(Exception):
 
 
 class Terminal:
-    """Standard output without a buffer, so no signal finds it half written; a closed one is no reason to stop."""
+    """Standard output without a buffer, so that a signal cannot lose part of a line. Ignores a closed output."""
 
     def write(self, text: str) -> None:
         left = text.encode(errors="replace")

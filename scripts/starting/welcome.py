@@ -31,7 +31,7 @@ EXAMPLE_INPUTS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
 
 def welcome(address: Address, operator: str, password: str) -> str:
-    """How to call the agent with its present settings."""
+    """Describes how to call the agent with its current settings."""
     key = " -H 'Authorization: Bearer YOUR_API_KEY'" if _setting("API_KEYS") else ""
     if _setting("ML_PLATFORM", "local") == "local" and _setting("LOCAL_PREDICTOR", EXAMPLE) == EXAMPLE:
         hint, how_long = "", " and takes a minute"

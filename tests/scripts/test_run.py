@@ -197,7 +197,7 @@ def test_data_of_a_newer_server_are_not_taken_for_none(tmp_path: Path) -> None:
 
 
 def shell_environment() -> dict[str, str]:
-    """What a user's shell has: nothing of these tests' own settings."""
+    """The environment of a user's shell, without the settings of these tests."""
     shell = ("PATH", "HOME", "LANG", "TERM", "TMPDIR")
     return {name: value for name, value in os.environ.items() if name in shell or name.startswith("PIP_")}
 
@@ -246,7 +246,7 @@ class Run:
         return self.process.wait(seconds)
 
     def processes(self) -> dict[int, str]:
-        """What runs in the checkout, whoever its parent is: pid → command."""
+        """The processes that run in the checkout: pid → command."""
         found = {}
         for entry in Path("/proc").iterdir():
             try:
