@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import redis
@@ -18,7 +18,7 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from predictions.redis.addresses import Address, named_servers
 from predictions.redis.errors import NOT_MASTER, error_code
-from predictions.redis.topology import ASK_OPTIONS, NewestSentinel, SharedSearch, SlotOwner
+from predictions.redis.topology import ASK_OPTIONS, MasterSearch, NewestSentinel, SlotOwner
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0
@@ -71,14 +71,6 @@ class MasterTLSConnection(MasterConnection, redis.SSLConnection):
     """A MasterConnection over TLS."""
 
 
-def log_in_to_master(connection: redis.Connection) -> None:
-    """Raises ConnectionError if the server does not say itself that it is the master."""
-    connection.on_connect()
-    connection.send_command("ROLE", check_health=False)
-    if connection.read_response()[0] != b"master":
-        raise redis.ConnectionError(f"Redis at {connection.host}:{connection.port} is not the master yet")
-
-
 class Client(redis.Redis):
     """Without item access: Django's templates try `client["connection_pool"]` first, which would read a key."""
 
@@ -115,21 +107,19 @@ def _client(pid: int) -> redis.Redis:
 
 
 def _topology(ask_options: dict[str, Any]) -> dict[str, Any]:
-    """The pool's options that depend on the kind of Redis. With `ask_options` a client connects to a node."""
+    """The pool's options that depend on the kind of Redis. `ask_options` are those of a client that looks for it."""
     servers = named_servers()
     # django-rq compares and shows these two. Connections go where `find_master` says.
-    options: dict[str, Any] = {"host": servers[0][0], "port": servers[0][1]}
-    if not (settings.REDIS_SENTINELS or settings.REDIS_CLUSTER_MODE):
-        return options | {"find_master": lambda: servers[0], "health_check_interval": 30}
+    options: dict[str, Any] = {"host": servers[0][0], "port": servers[0][1], "health_check_interval": IDLE_SECONDS}
     if settings.REDIS_SENTINELS:
         password = settings.REDIS_SENTINEL_PASSWORD or None
         sentinel = NewestSentinel(servers, sentinel_kwargs={**ask_options, "password": password})
-        search = SharedSearch(lambda: sentinel.discover_master(settings.REDIS_SENTINEL_MASTER))
-    else:
+        search = partial(sentinel.discover_master, settings.REDIS_SENTINEL_MASTER)
+        return options | {"find_master": MasterSearch(search, ask_options)}
+    if settings.REDIS_CLUSTER_MODE:
         owner = SlotOwner(servers, slot=key_slot(f"{RQ_KEY_PREFIX}:".encode()), options=ask_options)
-        search = SharedSearch(owner.find)
-    options |= {"find_master": search, "health_check_interval": IDLE_SECONDS}
-    return options | {"redis_connect_func": log_in_to_master}
+        return options | {"find_master": MasterSearch(owner.find, ask_options)}
+    return options | {"find_master": lambda: servers[0], "health_check_interval": 30}
 
 
 def forget_connections() -> None:

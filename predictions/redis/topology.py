@@ -22,8 +22,9 @@ SEARCH_SECONDS = 2.0
 ENOUGH_VIEWS = 2
 """A host that was frozen or cut off has an old view, and so may a sentinel on it. A second host has the new one."""
 RESULT_STANDS_SECONDS = 0.2
-"""How long a search's result, or its failure, is good for the next threads that ask."""
+"""How long a search's result or failure is valid for other threads."""
 
+# The options of a client that asks a server who is master; a password and TLS are added.
 ASK_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": ASK_SECONDS,
     "socket_timeout": ASK_SECONDS,
@@ -33,11 +34,12 @@ ASK_OPTIONS: dict[str, Any] = {
 }
 
 
-class SharedSearch:
+class MasterSearch:
     """Runs one search at a time. Threads that wait for it, or ask a moment later, share its result."""
 
-    def __init__(self, search: Callable[[], Address]) -> None:
+    def __init__(self, search: Callable[[], Address], options: dict[str, Any]) -> None:
         self._search = search
+        self._options = options
         self._searching = threading.Lock()
         self._result: Address | str = ""
         self._ended_at = float("-inf")
@@ -47,7 +49,7 @@ class SharedSearch:
         with self._searching:
             if time.monotonic() > self._ended_at + RESULT_STANDS_SECONDS:
                 try:
-                    self._result = self._search()
+                    self._result = self._find()
                 except redis.RedisError as error:
                     self._result = str(error)
                 self._ended_at = time.monotonic()
@@ -55,14 +57,19 @@ class SharedSearch:
                 raise redis.ConnectionError(self._result)
             return self._result
 
+    def _find(self) -> Address:
+        host, port = self._search()
+        with redis.Redis(host=host, port=port, **self._options) as client:
+            if client.role()[0] != b"master":
+                raise redis.ConnectionError(f"Redis at {host}:{port} is not the master yet")
+        return host, port
+
 
 class View(NamedTuple):
-    """What one server knows about the master."""
+    """The last election that a server has heard of, and the master since then, or None while there is no master."""
 
     epoch: int
-    """The number of the last election that the server has heard of."""
     master: Address | None
-    """None while there is no master."""
 
 
 def newest_master(servers: list[Server], ask: Callable[[Server], View]) -> Address:
@@ -106,7 +113,6 @@ class SlotOwner:
     """Finds the owner of one hash slot of a Redis Cluster. It learns the other nodes from those that it is given."""
 
     def __init__(self, nodes: list[Address], *, slot: int, options: dict[str, Any]) -> None:
-        """With `options` a client connects to a node."""
         self._given = nodes
         self._nodes = list(nodes)
         self._members: set[Address] = set()

@@ -14,9 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from predictions.redis.addresses import Address, parse_address
-from predictions.redis.connections import MasterConnection, forget_connections, get_redis, log_in_to_master
+from predictions.redis.connections import MasterConnection, forget_connections, get_redis
 from predictions.redis.errors import is_lost
-from predictions.redis.topology import SharedSearch, View, newest_master
+from predictions.redis.topology import ASK_OPTIONS, MasterSearch, View, newest_master
 from tests.conftest import one_redis
 from tests.helpers.redis_servers import HOST, RedisServer, Security, until
 from tests.helpers.redis_topologies import SLOTS
@@ -144,10 +144,10 @@ def test_a_master_that_its_replicas_have_left_is_as_good_as_no_answer(connect: C
     pair[0].ask("CONFIG", "SET", "min-replicas-to-write", 0)
 
 
-def test_a_server_that_is_not_master_yet_is_not_used(connect: Connect, pair: Pair) -> None:
+def test_a_server_that_is_not_master_yet_is_not_used(pair: Pair) -> None:
+    assert MasterSearch(lambda: address(pair[0]), ASK_OPTIONS)() == address(pair[0])
     with pytest.raises(redis.ConnectionError, match="not the master yet"):
-        connect(Told(pair[1]), redis_connect_func=log_in_to_master).ping()
-    assert connect(Told(pair[0]), redis_connect_func=log_in_to_master).ping()
+        MasterSearch(lambda: address(pair[1]), ASK_OPTIONS)()
 
 
 def test_what_a_full_server_refuses_may_succeed_later(connect: Connect, pair: Pair) -> None:
@@ -205,24 +205,24 @@ def test_if_no_server_answers_the_error_lists_what_was_tried() -> None:
         newest_master(list("ab"), asks({"a": None, "b": None}, []))
 
 
-@pytest.mark.parametrize("outcome", [("a", 1), redis.ConnectionError("no server answers")])
-def test_a_crowd_that_needs_the_master_searches_once(outcome: Address | redis.ConnectionError) -> None:
-    everyone_is_there, searches = threading.Event(), []
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_crowd_that_needs_the_master_searches_once(pair: Pair, is_there: bool) -> None:
+    everyone_waits, searches = threading.Event(), []
 
     def find() -> Address:
-        everyone_is_there.wait(30)
-        searches.append(outcome)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        everyone_waits.wait(30)
+        searches.append(is_there)
+        if is_there:
+            return address(pair[0])
+        raise redis.ConnectionError("no server answers")
 
-    search = SharedSearch(find)
+    search = MasterSearch(find, ASK_OPTIONS)
     with ThreadPoolExecutor(16) as pool:
         crowd = [pool.submit(search) for _ in range(16)]
-        everyone_is_there.set()
-        found = [future.exception() or future.result() for future in crowd]
+        everyone_waits.set()
+        found = [str(future.exception() or future.result()) for future in crowd]
     assert len(searches) == 1
-    assert {str(each) for each in found} == {str(outcome)}
+    assert set(found) == {str(address(pair[0])) if is_there else "no server answers"}
 
 
 @pytest.fixture
