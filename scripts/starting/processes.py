@@ -171,10 +171,7 @@ class Agent(Manager):
     def _take_step(self) -> None:
         running = {name: process for name, process in self._processes.items() if process.get("returncode") is None}
         sentence, number = {
-            1: (
-                f"Stopping. Predictions have {PATIENCE_SECONDS} s to finish; Ctrl-C again is faster.",
-                signal.SIGTERM,
-            ),
+            1: (f"Stopping. Predictions may take {PATIENCE_SECONDS} s; Ctrl-C again is faster.", signal.SIGTERM),
             2: (f"Telling {', '.join(running)} to requeue predictions.", signal.SIGINT),
             3: (f"Killing {', '.join(running)}.", signal.SIGKILL),
         }[self._step]
