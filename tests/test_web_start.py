@@ -1,4 +1,4 @@
-"""What a web process imports before its first answer."""
+"""The imports of a web process at its start."""
 
 import json
 import subprocess

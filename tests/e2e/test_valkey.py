@@ -38,7 +38,7 @@ def test_each_task_runs_once_and_doctor_finds_nothing_wrong(
     with Crowd(web.url, sleep=0.2) as crowd:
         crowd.wait_for(100)
         valkey.end()
-        valkey.start()  # with what it had written down
+        valkey.start()  # with its data
         crowd.wait_for(150)
     assert set(crowd.refused) <= {"503 unavailable"}
     ended = settles(crowd, slow_platform)
