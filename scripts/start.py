@@ -1,10 +1,10 @@
-"""Starts Redis, the release steps and every process of the Procfile, and stops them together. scripts/run calls it."""
+"""Called by scripts/run. Starts Redis, the release commands and all processes of the Procfile; stops them together."""
 
 # ruff: noqa: E402
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports leaves no traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C during the imports prints no traceback
 
 import multiprocessing
 import os
@@ -16,8 +16,8 @@ from honcho.environ import parse_procfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from predictions.queue.embedded import EmbeddedRedisError
 from scripts.starting.addresses import check_ports, web_address
+from scripts.starting.embedded_redis import EmbeddedRedisError
 from scripts.starting.lock import only_one
 from scripts.starting.processes import Agent, Readiness, as_one_process
 from scripts.starting.release import create_operator, forget_counters, prepare_release, redis_if_needed
@@ -43,8 +43,8 @@ def run() -> int:
         agent.loop()
         ignore_signals()
     if password and not agent.was_ready:
-        say(f"Created the admin account {operator} with the password {password} (shown only now).")
-    say(f"Stopped everything because {agent.fault}." if agent.fault else "Stopped everything.")
+        say(f"Created the admin account: {operator}, password {password} : it is shown only now.")
+    say(f"Stopped all processes because {agent.fault}." if agent.fault else "All processes have ended.")
     return 1 if agent.fault else 0
 
 

@@ -123,5 +123,5 @@ def test_a_status_changes_in_lifecycle_alone() -> None:
 
 def test_settings_are_the_only_reader_of_the_environment() -> None:
     for name, path in MODULES.items():
-        if name not in ("config.settings", "config.gunicorn", "config.wsgi", "predictions.queue.embedded"):
+        if name not in ("config.settings", "config.gunicorn", "config.wsgi"):
             assert not {"os.environ", "getenv"} & set(re.findall(r"os\.environ|getenv", path.read_text())), name

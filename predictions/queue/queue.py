@@ -18,8 +18,9 @@ from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from predictions.queue import scripts, worker_scripts
-from predictions.redis.connections import get_redis, run_script
+from predictions.redis.connections import get_redis
 from predictions.redis.errors import QueueUnavailable, redis_errors
+from predictions.redis.scripts import run_script
 
 RUN_PREDICTION = "predictions.jobs.run_prediction"
 PLACE_LAPSES_SECONDS = 60

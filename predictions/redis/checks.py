@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from rq.defaults import RQ_KEY_PREFIX
 
-from predictions.redis.topology import parse_address
+from predictions.redis.addresses import parse_address
 
 
 def check_redis() -> list[CheckMessage]:
@@ -54,7 +54,7 @@ def _topology() -> Iterator[tuple[str, str, str]]:
         yield (
             "E044",
             "REDIS_SENTINELS and REDIS_SENTINEL_MASTER are set one without the other",
-            "The sentinels are asked for their master by its name: set both, or neither.",
+            "Sentinels know each master by a name: set both, or neither.",
         )
     if settings.REDIS_CLUSTER_MODE and not _has_hash_tag(RQ_KEY_PREFIX):
         yield (

@@ -1,4 +1,4 @@
-"""What the Redis server says of itself, as far as it matters to a queue."""
+"""Reads the facts about the Redis server that matter to a queue."""
 
 import time
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Server:
     memory: int
     memory_limit: int
     eviction: str
-    """What it throws away when memory is short; `noeviction`: nothing."""
+    """`maxmemory-policy`: which keys it evicts when memory is full."""
     cluster_is_well: bool
     seconds_ahead: float
     """How far its clock is ahead of this host's."""

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 
-from predictions.redis.connections import is_lost
+from predictions.redis.errors import is_lost
 from predictions.worker.bookkeeping import Bookkeeping
 from predictions.worker.runs import Ending, Run
 

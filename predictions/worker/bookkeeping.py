@@ -1,6 +1,6 @@
 """A worker's bookkeeping of its runs in Redis. Each step is one script of queue/worker_scripts.py.
 
-Every method raises redis.RedisError; is_lost (connections.py) says whether that means "not now".
+Every method raises redis.RedisError; is_lost (redis/errors.py) says whether that means "not now".
 """
 
 import uuid
@@ -13,7 +13,7 @@ from rq.utils import utcformat
 
 from predictions.queue import scripts, worker_scripts
 from predictions.queue.queue import KEEP_FAILED_SECONDS, KEEP_FINISHED_SECONDS
-from predictions.redis.connections import run_script
+from predictions.redis.scripts import run_script
 from predictions.worker.runs import Ending, Run, run_of
 
 LEASE_SECONDS = 25

@@ -1,4 +1,4 @@
-"""The addresses that the agent listens on, and whether they are free."""
+"""The addresses that the agent listens on, and a check that they are free."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from scripts.starting.terminal import Refused
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address that a process listens on, and the variable that sets it."""
+    """The address that a process listens on, and the variable that sets it."""
 
     variable: str
     host: str
@@ -37,7 +37,7 @@ class Address:
         return f"http://{host}:{self.port}"
 
     def try_out(self) -> socket.socket:
-        """Returns a socket that listens there. Raises Refused."""
+        """Listens there. Raises Refused."""
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,8 +55,8 @@ class Address:
                 f"such as {self.host}:{self.port % 65535 + 1}, in .env or in the environment."
             )
         if error.errno == EACCES:
-            return f"This user may not use port {self.port}: set {self.variable} to a port above 1023."
-        return f"The agent cannot listen on {self.variable}={self.host}:{self.port}: {error.strerror or error}."
+            return f"This user may not listen on port {self.port}: set {self.variable} to a port above 1023."
+        return f"{self.variable}={self.host}:{self.port} cannot be listened on: {error.strerror or error}."
 
 
 def web_address() -> Address:

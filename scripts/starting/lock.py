@@ -10,7 +10,7 @@ from pathlib import Path
 from scripts.starting.terminal import VAR, Refused, say
 
 PATIENCE_SECONDS = 30
-"""Maximum time to wait for the processes of a killed agent to end."""
+"""How long to wait for the processes of a killed agent to end."""
 
 
 @contextmanager
@@ -24,10 +24,10 @@ def only_one() -> Iterator[None]:
             lock.seek(0)
             owner = lock.read().strip()
             if not (_is_alive(owner) or told):
-                say("An agent was killed here; waiting for its processes to end ...")
+                say("An agent was killed here. Waiting for its processes to end ...")
                 told = True
             if _is_alive(owner) or time.monotonic() > deadline:
-                raise Refused(f"The agent already runs here as process {owner}: stop it first (Ctrl-C, or kill).")
+                raise Refused(f"The agent runs here already, as process {owner}: stop it first (Ctrl-C or kill).")
             time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -44,8 +44,8 @@ def _claimed(lock: int) -> bool:
 
 def _is_alive(pid: str) -> bool:
     if not pid:
-        return True  # the owner holds the lock and has not written its number yet
+        return True  # it has the lock but has not written its process id yet
     with suppress(FileNotFoundError, ProcessLookupError):
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z"  # a zombie: it has ended, but its parent has not noticed
+        return state != "Z"  # a zombie: killed, but its parent has not waited for it
     return False

@@ -1,4 +1,4 @@
-"""Runs every process of the Procfile under one supervisor, which stops them together."""
+"""Supervises all processes of the Procfile, and stops them together."""
 
 import json
 import os
@@ -15,20 +15,20 @@ from honcho.manager import Manager
 from honcho.printer import Printer
 from honcho.process import Process
 
-from predictions.queue.embedded import EmbeddedRedis
 from scripts.starting.addresses import Address
+from scripts.starting.embedded_redis import EmbeddedRedis
 from scripts.starting.signals import catch_signals, signal_group, signal_name
 from scripts.starting.terminal import say, terminal
 
 PATIENCE_SECONDS = 10
-"""Time for each step of stopping: finish running tasks, return them to the queue, kill the processes."""
+"""Time for each step of a shutdown: finish predictions, requeue them, kill the processes."""
 BOOT_PATIENCE_SECONDS = 3
-"""The same before /ready has succeeded, when there are no tasks to finish."""
+"""The same before /ready has answered 200, when no predictions run."""
 SLOW_START_SECONDS = 30
 
 
 class Watched(Process):
-    """honcho's process, which also stops its program if this script is killed."""
+    """honcho's process. It also stops its program if this script is killed."""
 
     def run(self, events: Any = None, ignore_signals: bool = False) -> None:
         threading.Thread(target=self._outlive, args=(os.getppid(),), daemon=True).start()
@@ -41,14 +41,14 @@ class Watched(Process):
             number: int = step
             deadline = time.monotonic() + PATIENCE_SECONDS
             while signal_group(self._child.pid, number) and time.monotonic() < deadline:
-                number = 0  # only checks whether any process of the group is left
+                number = 0  # only tests whether the group still exists
                 self._child.poll()
                 time.sleep(0.1)
         os._exit(1)
 
 
 class Readiness(threading.Thread):
-    """Polls `GET /ready` until the answer is 200."""
+    """Calls `GET /ready` until it answers 200."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(daemon=True)
@@ -79,7 +79,7 @@ class Readiness(threading.Thread):
 
 
 class Agent(Manager):
-    """honcho's manager, which stops in steps and watches Redis. Its signal handler only counts requests to stop."""
+    """honcho's manager with a graceful shutdown. It also watches the embedded Redis."""
 
     def __init__(self, redis: EmbeddedRedis | None, readiness: Readiness, greeting: str) -> None:
         super().__init__(Printer(terminal, time_format=""))  # the lines have their own timestamps
@@ -96,7 +96,7 @@ class Agent(Manager):
         self._lost: list[int] = []
 
     def loop(self) -> None:
-        """Runs until all processes have ended, after a signal or because one process ended (the `fault`)."""
+        """Returns when all processes have ended: after a signal, or after one of them ended by itself (`fault`)."""
         catch_signals(self._ask)
         self._start()
         self._readiness.start()
@@ -116,7 +116,7 @@ class Agent(Manager):
         try:
             event = self.events.get(timeout=0.1)
         except queue.Empty:
-            for name in gone:  # killed without a stop event; its program still runs
+            for name in gone:  # the supervising process was killed, and its program still runs
                 self._note_end(name, self._processes[name]["process"].exitcode, lost=True)
             return
         if event.type == "line":
@@ -158,7 +158,7 @@ class Agent(Manager):
             self._complain_at = float("inf")
 
     def _end_if_asked(self) -> None:
-        """Takes the next step of stopping after each Ctrl-C, or when the time of a step is over."""
+        """Each Ctrl-C starts the next step: finish predictions, requeue them, kill the processes. So does a timeout."""
         if not self._asked or not all("pid" in p or "returncode" in p for p in self._processes.values()):
             return
         if self._step and time.monotonic() >= self._next_step_at:
@@ -171,13 +171,13 @@ class Agent(Manager):
     def _take_step(self) -> None:
         running = {name: process for name, process in self._processes.items() if process.get("returncode") is None}
         sentence, number = {
-            1: (f"Stopping. Running tasks have {PATIENCE_SECONDS} s to finish; Ctrl-C hurries.", signal.SIGTERM),
-            2: (f"Returning running tasks to the queue. Still running: {', '.join(running)}.", signal.SIGINT),
-            3: (f"Killing the remaining processes: {', '.join(running)}.", signal.SIGKILL),
+            1: (f"Stopping. Predictions may take {PATIENCE_SECONDS} s; Ctrl-C again is faster.", signal.SIGTERM),
+            2: (f"Telling {', '.join(running)} to requeue predictions.", signal.SIGINT),
+            3: (f"Killing {', '.join(running)}.", signal.SIGKILL),
         }[self._step]
         say(sentence)
         for process in running.values():
-            if number == signal.SIGINT:  # gunicorn forwards it to its workers, which complain about a second one
+            if number == signal.SIGINT:  # gunicorn passes it on to its workers; two signals would make them log errors
                 with suppress(ProcessLookupError):
                     os.kill(process["pid"], number)
             else:
@@ -187,5 +187,5 @@ class Agent(Manager):
 
 
 def as_one_process(command: str) -> str:
-    """Replaces the shell, which would hide signals and exit codes. A line of several commands keeps its shell."""
+    """Removes the shell, which would hide signals and exit codes, unless the line has several commands."""
     return command if set(";&|") & set(command) else f"exec env {command}"

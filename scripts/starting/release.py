@@ -1,4 +1,4 @@
-"""The steps before the processes start: Redis, the release commands and the admin's account."""
+"""The steps before the processes start: Redis, the release commands, and the admin's account."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from predictions.queue.embedded import EmbeddedRedis
+from scripts.starting.embedded_redis import EmbeddedRedis
 from scripts.starting.terminal import VAR, Refused, say
 
 CREATE_OPERATOR = """
@@ -39,7 +39,7 @@ def redis_if_needed() -> Iterator[EmbeddedRedis | None]:
 
 
 def run_to_end(command: list[str], **more: str) -> str:
-    """Runs the command and returns its output. Raises Refused, with the output, if it fails. An interrupt stops it."""
+    """Runs a command and returns its output. Raises Refused with the output if it fails. Ends it on an interrupt."""
     process = subprocess.Popen(
         command,
         env={**os.environ, **more},
@@ -67,7 +67,7 @@ def _first_words(command: list[str]) -> str:
 
 
 def forget_counters() -> None:
-    """Deletes the metrics of an earlier agent, which would be added to this one's."""
+    """Removes the counters of an earlier run, which /metrics would add to this one's."""
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         shutil.rmtree(VAR / "metrics", ignore_errors=True)
 

@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def catch_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Handles even signals that a shell ignores for background jobs, but not SIGHUP under `nohup`."""
+    """Installs a handler, even where a shell ignored the signals for a background job. `nohup` still works."""
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
@@ -22,7 +22,7 @@ def ignore_signals() -> None:
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Signals the process group and returns whether it still had a process."""
+    """Signals all processes of a group. Whether there was one."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
         return True
@@ -30,6 +30,6 @@ def signal_group(group: int, number: int) -> bool:
 
 
 def signal_name(exit_code: int) -> str:
-    """Returns ` (SIGKILL)` for -9, and for 137, a shell's code for the same."""
+    """` (SIGKILL)` for -9, and for 137, a shell's exit code for it."""
     number = -exit_code if exit_code < 0 else exit_code - 128
     return f" ({signal.Signals(number).name})" if number in set(signal.Signals) else ""

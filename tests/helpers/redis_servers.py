@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from predictions.queue.embedded import find_server
+from scripts.starting.embedded_redis import find_server
 from tests.helpers.ports import is_free
 
 HOST = "127.0.0.1"

