@@ -29,14 +29,14 @@ def configure(settings: dict[str, Any]) -> None:
                 # Whatever level is chosen: at DEBUG it writes whole requests with what signs them.
                 "botocore": {"level": "WARNING"},
                 "django.request": {"level": "CRITICAL"},
-                "django.security.DisallowedHost": {"level": "CRITICAL"},  # whoever likes could fill the log
+                "django.security.DisallowedHost": {"level": "CRITICAL"},  # any caller could fill the log
             },
         }
     )
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What belongs to the line beside its message: the request's or task's ids, and `extra`."""
+    """The fields of a line other than its message: the ids of its request or task, and `extra`."""
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     return {**log_context(), **extra}
 

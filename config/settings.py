@@ -89,7 +89,7 @@ if "://" not in UPLOAD_BASE_URL:
     UPLOAD_BASE_URL = f"http://{UPLOAD_BASE_URL}"
 TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "predictions.recorder.Nobody"
 
-# --- The platforms: each entry of PLATFORMS is a class of `platforms` and what its constructor takes
+# --- The platforms: each entry of PLATFORMS is a class of `platforms` and its constructor's arguments
 ML_PLATFORM = {"k8s-plugin": "k8s"}.get(_platform := env.text("ML_PLATFORM", default="local").lower(), _platform)
 LOCAL_PREDICTOR = env.text("LOCAL_PREDICTOR", default="examples:models")
 KSERVE_VERSION = env.text(
@@ -237,7 +237,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         timeout=30,
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     )
-    # The tests' database is a file beside it: processes do not share memory.
+    # The tests' database is a file in the same directory: processes do not share memory.
     DATABASES["default"]["TEST"] = {"NAME": Path(DATABASES["default"]["NAME"]).with_name("test.sqlite3")}
 else:
     DATABASES["default"].setdefault("OPTIONS", {}).update(
@@ -251,9 +251,9 @@ else:
         pool={
             "min_size": 0,
             "max_size": DATABASE_POOL_SIZE,
-            "timeout": DATABASE_TIMEOUT / 2,  # rides out a restart; a longer outage is told to callers
+            "timeout": DATABASE_TIMEOUT / 2,  # outlasts a restart; after a longer outage callers get a 503
             "max_idle": 60,
-            "reconnect_timeout": 5,  # then whoever asks next tries anew: an outage is over when it is over
+            "reconnect_timeout": 5,  # then the next request tries again and finds a recovered server
         },
     )
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # after a restart of the server the pool holds dead ones
@@ -289,7 +289,7 @@ WHITENOISE_USE_FINDERS = not PRODUCTION
 MEDIA_ROOT = env.text("MEDIA_ROOT") or str(VAR_DIR / "media")
 MEDIA_URL = "/media/"
 AWS_BUCKET = env.text("AWS_BUCKET")
-if AWS_BUCKET == "empty":  # what the Go original's webhook service takes for "not set"
+if AWS_BUCKET == "empty":  # the Go original's webhook service writes this for "not set"
     AWS_BUCKET = ""
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "webhooks.disk.TidyFileStorage"},
@@ -320,7 +320,7 @@ CSRF_TRUSTED_ORIGINS = env.names("CSRF_TRUSTED_ORIGINS")
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT", default=False)
-# What the cluster's own machinery asks, over its own network: probes, Prometheus, and models that upload.
+# Requests from within the cluster: probes, Prometheus, and models that upload.
 SECURE_REDIRECT_EXEMPT = [r"^live$", r"^ready$", r"^metrics$", r"^u/"]
 SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS", default=0, minimum=0)
 _scheme_header = env.text(
@@ -442,8 +442,8 @@ UNFOLD = {
         ],
     },
 }
-# Whether all other hosts of the domain speak HTTPS too, for ever, is not for one service to say.
+# HSTS for subdomains and preloading affect the domain's other hosts, so one service does not set them.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
-# What is wrong in the environment: refused at start by the system checks. What they only warn of.
+# The system checks refuse to start with the first and warn of the second.
 WRONG_SETTINGS = env.problems
 DOUBTFUL_SETTINGS = env.warnings

@@ -25,7 +25,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 
 def _environment_read() -> list[CheckMessage]:
-    """What config/environment.py could not read, and what it warns of."""
+    """The errors and warnings of config/environment.py."""
     wrong = [_error(*problem) for problem in settings.WRONG_SETTINGS]
     return [*wrong, *(_warning(*problem) for problem in settings.DOUBTFUL_SETTINGS)]
 
@@ -91,7 +91,7 @@ def _access() -> list[CheckMessage]:
         return []
     hint = "Set API_KEYS=key1,key2; or ALLOW_ANONYMOUS=true if everyone who reaches the port may call."
     if settings.PRODUCTION:
-        return [_error("E020", "there are no API_KEYS, so nobody could call the agent", hint)]
+        return [_error("E020", "there are no API_KEYS, so all calls would be refused", hint)]
     if settings.ROOT_URLCONF == "webhooks.urls":  # its clients send WEBHOOK_APIKEY
         return []
     return [_warning("W005", "there are no API_KEYS, so every call is answered 401", hint)]
@@ -123,8 +123,8 @@ def _production() -> list[CheckMessage]:
             _warning(
                 "W002",
                 "SECURE_SSL_REDIRECT is on without SECURE_PROXY_SSL_HEADER",
-                "The proxy in front speaks plain HTTP with this process: without the header by which it says that its "
-                "caller spoke HTTPS, such as X-Forwarded-Proto, every request is redirected for ever.",
+                "The proxy in front speaks plain HTTP with this process. Without the header that tells how its caller "
+                "connected, such as X-Forwarded-Proto, the agent redirects every request without end.",
             )
         )
     if not settings.WEBHOOK_APIKEY and settings.WEBHOOK_SERVER_ADDRESS:

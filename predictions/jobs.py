@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_prediction(task_id: str) -> None:
-    """Runs the task's prediction, or writes down what an earlier run of this job kept."""
+    """Runs the task's prediction, or writes the outcome that an earlier run of this job kept."""
     with working_on(task_id=task_id):
         try:
             runner.run(task_id, _run_context(current_run()))

@@ -1,4 +1,4 @@
-"""The admin's home: how queue, workers and tasks stand, refreshed by itself, and what can be done to the queue."""
+"""The admin's home page: figures of queue, workers and tasks, which refresh themselves, and the queue's actions."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def context(request: HttpRequest, given: dict[str, Any]) -> dict[str, Any]:
 
 @require_GET
 def numbers(request: HttpRequest) -> HttpResponse:
-    """The part of the page that is asked for anew every few seconds."""
+    """The part of the page that refreshes every few seconds."""
     return render(request, "admin/agent/numbers.html", _numbers(request))
 
 
@@ -74,7 +74,7 @@ def health(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def operate(request: HttpRequest, act: str) -> HttpResponse:
-    """Pause, resume, or delete what waits; the admin's history keeps who did it."""
+    """Pauses or resumes the queue, or cancels waiting tasks, and writes it to the admin's history."""
     if not request.user.has_perm(MAY_OPERATE):
         raise PermissionDenied
     if act not in ACTS:
@@ -93,7 +93,7 @@ def operate(request: HttpRequest, act: str) -> HttpResponse:
 
 def _pause(who: str) -> str:
     queue.pause(who)
-    return "Paused the queue: workers are handed no more tasks, and submissions are still accepted."
+    return "Paused the queue: workers get no more tasks, and the agent still accepts submissions."
 
 
 def _resume(who: str) -> str:
@@ -121,7 +121,7 @@ def _remember(request: HttpRequest, done: str) -> None:
 
 
 def _numbers(request: HttpRequest) -> dict[str, Any]:
-    """What is unknown because Redis or the database does not answer is None; the page says so."""
+    """The page's figures. A figure is None while Redis or the database does not answer."""
     told: dict[str, Any] = {
         "queue": None,
         "tasks": None,

@@ -9,6 +9,6 @@ MAX_CHARACTERS = 255
 
 
 def name_tried(request: HttpRequest, credentials: dict[str, Any] | None) -> str | None:
-    """The user name of a sign-in, cut to what can be kept: PostgreSQL refuses what is longer. None: there is none."""
+    """The user name of a sign-in, cut to the length of its column; None if it is missing."""
     name = (credentials or request.POST).get("username")
     return name and name[:MAX_CHARACTERS]

@@ -1,4 +1,4 @@
-"""What the task list asks of the database: each page, filter and date reads a stretch of an index, and no more.
+"""The task list's queries: each page, filter and date reads only a part of an index.
 
 With a million tasks a count, a part of a word, a list of the values there are, or another order would read them all.
 """
@@ -27,7 +27,7 @@ SEARCHED = ("user_id", "model_name", "request_id")
 def search(tasks: QuerySet[Task], term: str) -> QuerySet[Task]:
     """Those of a user, a model or a request, or whose id begins so: of whichever the term is known as.
 
-    An index is asked for each first, because there is none for all of them.
+    It looks each one up in its own index first, because no index covers all of them.
     """
     begins, ids = Q(pk__startswith=term), Task.objects.values("pk")
     found = [begins] if ids.filter(begins).order_by()[:1] else []
@@ -41,7 +41,7 @@ def search(tasks: QuerySet[Task], term: str) -> QuerySet[Task]:
 
 
 class NewestPaginator(InfinitePaginator):
-    """The first PAGES pages: the database reads all that lies before a page. What is older is found by its date."""
+    """The first PAGES pages, because the database reads all rows before a page. Dates lead to older tasks."""
 
     template_name = "admin/agent/pagination.html"
 
@@ -55,7 +55,7 @@ class TaskList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        self.full_result_count = self.result_count  # nobody counted them, so the heading is to name no number
+        self.full_result_count = self.result_count  # there is no total, so the heading shows none
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Task]) -> list[str]:
         filtered = {spec.field_path for spec in self.filter_specs if isinstance(spec, ValueMixin) and spec.value()}
@@ -87,7 +87,7 @@ class ExactFilter(ValueMixin, admin.FieldListFilter):
         yield {"form": self.form_class(label=f"By {self.title}", name=self.field_path, data=data, **self.offered())}
 
     def offered(self) -> dict[str, Any]:
-        """What the form is told besides."""
+        """Further arguments of the form."""
         return {}
 
 

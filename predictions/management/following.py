@@ -43,7 +43,7 @@ def changes_since(moment: datetime, tasks: TaskQuerySet, interruption: Interrupt
 
 
 class _Watch:
-    """What the last look saw of each task: an unchanged one is not told again."""
+    """The last printed state of each task, so that only changes are printed."""
 
     def __init__(self, tasks: TaskQuerySet) -> None:
         self._tasks = tasks.defer("inputs", "outputs").order_by("created_at")

@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interruption:
     """Inside the block the first Ctrl-C (SIGTERM, a closed terminal) is only noted; another one acts as ever.
 
-    What the shell has this process ignore (`nohup`) stays ignored.
+    A signal that the shell has set to be ignored (`nohup`) stays ignored.
     """
 
     def __init__(self) -> None:

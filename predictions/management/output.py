@@ -86,7 +86,7 @@ class AgentCommand(BaseCommand):
         self.add_common(parser, is_long=self.is_long)
 
     def add_commands(self, parser: CommandParser, commands: dict[str, str], *, long: str = "") -> list[CommandParser]:
-        """A parser for each command of a command: name → what it does. `long` names the one that tells progress."""
+        """Adds a parser for each subcommand: name → help. `long` names the one that shows progress."""
         choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
         parsers: list[CommandParser] = []
         for name, says in commands.items():
@@ -122,7 +122,7 @@ class AgentCommand(BaseCommand):
         self.stdout.flush()
 
     def tell(self, text: str) -> None:
-        """Something for people beside the answer, on stderr."""
+        """Writes a message for people to stderr."""
         self.progress.clear()
         self.stderr.write(text, style_func=str)
 
@@ -137,11 +137,11 @@ class AgentCommand(BaseCommand):
         self.fail("invalid_request", sentence, returncode=2)
 
     def confirm(self, question: str, *, yes: bool) -> bool:
-        """Whether the person agrees; `yes`: agreed on the command line, where nobody can be asked."""
+        """Asks whether to go on; `yes` answers for a shell without a person."""
         if yes:
             return True
         if self.as_json or not sys.stdin.isatty():
-            self.refuse("Nobody can be asked here whether that is meant: add --yes.")
+            self.refuse("This needs a confirmation, and there is no terminal to ask: add --yes.")
         self.stderr.write(f"{question} [y/N] ", style_func=str, ending="")
         self.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -160,7 +160,7 @@ class AgentCommand(BaseCommand):
         except KeyboardInterrupt:
             self.tell("\nInterrupted.")
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # `… | head` has read enough; what is still buffered must not raise again at the end
+        except BrokenPipeError:  # `… | head` has read enough; flushing the buffer at exit must not raise again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKEN_PIPE)
         finally:
@@ -217,7 +217,7 @@ class Progress:
 
 @contextmanager
 def _quiet_logs(verbosity: int) -> Iterator[None]:
-    """Commands say themselves what they did: their logs are for -v 2, what is wrong always is."""
+    """Shows only warnings and errors from the log, unless -v 2 asks for all: commands print their own results."""
     root = logging.getLogger()
     level = root.level
     if verbosity < 2:

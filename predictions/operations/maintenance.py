@@ -150,7 +150,7 @@ def purge_tasks(
             return Summary(purged=old.count())
     while True:
         with database_errors():
-            # from where the last batch ended: before it lies what was deleted, until a vacuum
+            # from the end of the last batch: the rows before it are deleted, and stay in the index until a vacuum
             left = old.filter(ended_at__gte=since).exclude(pk__in=stuck).order_by("ended_at")
             batch = dict(left.values_list("pk", "ended_at")[:PURGE_BATCH])
             if not batch:

@@ -52,7 +52,7 @@ def enqueue_once(function: Callable[[], Any] | str, *, turn_seconds: int, **opti
 
 
 class _MaintenanceJob(CronJob):
-    """Due by a clock that nobody sets: the wall's may be stepped by an hour."""
+    """Due by the monotonic clock, because the wall clock may be set."""
 
     due_at = float("-inf")
 

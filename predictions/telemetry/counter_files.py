@@ -6,7 +6,7 @@ their place in the file. Each file is locked by its process for as long as that 
 added up in one file for each kind, so that restarts do not leave a file behind each time.
 
     counter_<process>.db  histogram_<process>.db  gauge_sum_<process>.db     one process's, locked by it
-    counter_folded.db     histogram_folded.db     gauge_sum_folded.db        of all that have ended
+    counter_folded.db     histogram_folded.db     gauge_sum_folded.db        of all ended processes
     lock                                                                     held while the files are read or folded
 """
 

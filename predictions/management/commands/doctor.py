@@ -1,4 +1,4 @@
-"""`manage.py doctor`: what is right and wrong with this deployment, and how to mend it."""
+"""`manage.py doctor`: checks this deployment and says how to fix it."""
 
 import sys
 from dataclasses import asdict
@@ -22,7 +22,7 @@ no prediction and changes nothing (the storage takes a small file and deletes it
 problem; warnings do not count."""
     examples = """\
   manage.py doctor
-  manage.py doctor --model iris          is this model ready? (where the platform can be asked that)
+  manage.py doctor --model iris          is this model ready? (on platforms that can tell)
   manage.py doctor --json                {"level", "findings": [{"part", "level", "message", "hint"}]}"""
     requires_system_checks = []  # they are among the findings
 

@@ -16,7 +16,7 @@ TASK_TIMEOUT. A pending one is queued again, and fails once it is older than TAS
 service has not heard of are reported to it. Safe at any time, also twice at once; the scheduler process does this every
 5 minutes."""
     examples = """\
-  manage.py init_check                  settle what was lost
+  manage.py init_check                  settle lost tasks
   manage.py init_check --dry-run        only count it
   manage.py init_check --json           {"dry_run", "failed", "enqueued_again", "reported", "left", …}"""
     is_long = True

@@ -68,7 +68,7 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
                 run(request, interruption, options)
             except TaskCanceled:
                 self._canceled(interruption)
-            except KeyboardInterrupt:  # the second one: what runs would not end
+            except KeyboardInterrupt:  # the second Ctrl-C: the prediction did not end
                 self._cancel()
                 self._canceled(interruption)
 

@@ -23,12 +23,12 @@ from predictions.queue.overview import overview
 LOOK_EVERY_SECONDS = 0.5
 COMMANDS = {
     "size": "how many tasks wait and run in workers, and whether the queue is paused",
-    "pause": "hand no more tasks to workers; submissions are still accepted, and what runs runs on",
-    "resume": "hand tasks out again",
+    "pause": "stop giving tasks to workers; the agent still accepts submissions, and running tasks go on",
+    "resume": "give tasks to workers again",
     "drain": """wait until no task of this agent waits or runs, sync and streaming ones included.
 It refuses nothing: stop sending before (end web, or close the gate in front of it).
 With --running only until nothing runs: after a pause, before the platform is worked on""",
-    "delete-waiting": "cancel every task that waits, after a question; what runs runs on",
+    "delete-waiting": "cancel every waiting task, after a question; running tasks go on",
 }
 
 
@@ -84,7 +84,9 @@ class Command(AgentCommand):
         timeout: timedelta | None = options["timeout"]
         started = time.monotonic()
         if not running_only and queue.paused() and _unfinished()[0]:
-            self.refuse("The queue is paused, so what waits stays: `manage.py queue resume` first, or add --running.")
+            self.refuse(
+                "The queue is paused, so waiting tasks stay: run `manage.py queue resume` first, or add --running."
+            )
         with Interruption() as interruption:
             while True:
                 waiting, running = _unfinished()
@@ -111,7 +113,7 @@ def _unfinished() -> tuple[int, int]:
 
 
 def _who() -> str:
-    """Whoever runs the command; a container's user may have no name."""
+    """The name of the user who runs the command; a container's user may have none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -142,11 +142,11 @@ def _chosen(options: dict[str, Any]) -> TaskQuerySet:
 
 
 def _cancel(task_id: str) -> tuple[str, str, str]:
-    """What came of it (`canceled`, `ending`, `failed`), a sentence, and the error's code."""
+    """Returns the result (`canceled`, `ending` or `failed`), a sentence, and the error's code."""
     try:
         was_running = submission.cancel(task_id)
     except submission.TaskNotFound:
-        return "failed", "there is no such task", "not_found"
+        return "failed", "no task has this id", "not_found"
     except submission.AlreadyFinished as error:
         return "failed", str(error), "already_finished"
     except submission.NotOurs:
@@ -155,7 +155,7 @@ def _cancel(task_id: str) -> tuple[str, str, str]:
 
 
 def _listed(task: Task) -> dict[str, Any]:
-    """A task without what may be large."""
+    """A task without its inputs and outputs."""
     times = {name: time_text(getattr(task, name)) for name in ("created_at", "started_at", "ended_at")}
     return {"id": task.pk, **{name: getattr(task, name) for name in LISTED}, **times}
 

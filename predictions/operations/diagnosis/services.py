@@ -53,7 +53,7 @@ def check_storage() -> Iterator[Health]:
     except StorageUnavailable as error:
         yield problem(
             f"it takes no file: {first_line(error)}",
-            "Look at MEDIA_ROOT and who may write there, or at AWS_BUCKET and its credentials.",
+            "Check MEDIA_ROOT and its permissions, or AWS_BUCKET and its credentials.",
         )
         return
     where = f"the bucket {settings.AWS_BUCKET}" if settings.AWS_BUCKET else settings.MEDIA_ROOT
