@@ -1,11 +1,11 @@
 """What every platform is: the interface, the call that can be stopped, and the errors.
 
-PlatformError                  it could not be had: unreachable, 5xx, an answer nobody can read
+PlatformError                  the prediction failed: unreachable, 5xx, an unreadable answer
 ├── InvalidInputs              the platform refused what the caller sent
-├── PlatformUnavailable        nobody answered, or "not now" (429, 503) until patience ran out
+├── PlatformUnavailable        no answer, or 429 and 503 after all repeats
 ├── PlatformTimeout            no answer within the time a prediction may take
-└── Unsupported                this platform has no such thing (streaming, docs)
-CallStopped                    not an error of the platform: somebody here asked the call to end
+└── Unsupported                the platform lacks this function (streaming, docs)
+CallStopped                    no error of the platform: a cancel, hang-up or shutdown ended the call
 """
 
 import math
@@ -68,7 +68,7 @@ class CallStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PredictionResult:
-    """What a platform answered. `running_time` in seconds, None where the platform did not say."""
+    """A platform's answer. `running_time` in seconds, None if the platform does not report it."""
 
     outputs: Any
     running_time: float | None = None
@@ -76,13 +76,13 @@ class PredictionResult:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is asked of a platform."""
+    """A request to a platform."""
 
     model_name: str
     inputs: Mapping[str, Any]
     model_version: str = ""
     upload_webhook: str = ""
-    """Where the model may send files it makes; only KServe and plain services are told."""
+    """Where the model may upload files. Only KServe and plain services get it."""
 
     def inputs_alone(self) -> dict[str, Any]:
         """The inputs without an `upload_webhook`: one that the caller sent is never handed on."""
@@ -104,7 +104,7 @@ class Chunk:
 class Call:
     """One prediction in flight: how long it may still take, and how another thread ends it.
 
-    Whoever blocks registers what unblocks it (`closing`); `stop` runs these from any thread, once.
+    Code that blocks registers a function that unblocks it (`closing`). `stop` calls these from any thread, once.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class Call:
 
         `upstream_id` is the platform's job of an earlier attempt, to be waited for instead of a new one.
 
-        `on_submitted` is told the id of a new job before it is first asked about; if it raises, the job is canceled
-        and the error flies. `on_upstream_cancel` is told what came of canceling the job; it must not raise.
+        `on_submitted` gets the id of a new job before the first poll; if it raises, the platform's job is canceled and
+        the error propagates. `on_upstream_cancel` gets the result of canceling the job; it must not raise.
         """
         self.request_id = request_id
         self.traceparent = traceparent
@@ -155,7 +155,7 @@ class Call:
             close()
 
     def submitted(self, upstream_id: str) -> None:
-        """Told by the platform: its job for this call has this id. Raises what the hook raises."""
+        """The platform reports the id of its job for this call. Raises the errors of the hook."""
         self.upstream_id = upstream_id
         if self._on_submitted is not None:
             self._on_submitted(upstream_id)
@@ -183,7 +183,7 @@ class Call:
         with self._lock:
             self._closers.append(close)
             is_late = self.reason is not None
-        if is_late:  # stopped between these lines: nobody has called it
+        if is_late:  # `stop` came between these lines and did not call it
             self.forget(close)
             self.check()
 
@@ -215,7 +215,7 @@ class Platform(ABC):
     name: str
     timeout_seconds: float
     takes_upload_address = False
-    """Whether models there are told where to upload the files they make."""
+    """Whether models there get an upload address."""
 
     @abstractmethod
     def predict(self, prediction: Prediction, call: Call) -> PredictionResult:
@@ -233,7 +233,7 @@ class Platform(ABC):
         raise Unsupported(f"the {self.name} platform cannot stream")
 
     def cancel(self, upstream_id: str, call: Call) -> None:  # noqa: B027  (most platforms have nothing to cancel)
-        """Cancels a job that nobody waits for any more; `call.canceled_upstream` gets the result.
+        """Cancels a job that no process waits for any more; `call.canceled_upstream` gets the result.
 
         Does nothing on platforms without jobs. Raises nothing of the platform's.
         """
@@ -247,12 +247,11 @@ class Platform(ABC):
         return []
 
     def check(self, model_name: str, call: Call) -> Health:
-        """Whether predictions could run, as far as that can be asked without running (and paying for) one.
+        """Whether predictions could run, as far as the platform tells without running (and charging for) one.
 
-        `model_name` may be empty: then only the platform itself is looked at. Raises PlatformError where it cannot
-        even be asked.
+        With an empty `model_name` it checks only the platform. Raises PlatformError if the platform does not answer.
         """
-        return ok(f"the {self.name} platform can be asked nothing without a prediction")
+        return ok(f"the {self.name} platform has no health check; run a prediction to test it")
 
 
 _RUNNING_TIME = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*s?\s*", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Health: what a look at something found, in words for operators."""
+"""Health: the result of a check, for operators."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -82,7 +82,7 @@ class KServe(HttpPlatform):
             )
         return warning(
             f"asked about {model_name} the ingress answers {self.in_words(status, said)}",
-            "Look at what stands behind it, and whether it wants a key.",
+            "Check the service behind it, and whether it needs a key.",
         )
 
     def _ask(self, prediction: Prediction, verb: str) -> Request:

@@ -101,12 +101,12 @@ class Local(Platform):
         if callable(self._predictors):
             return self._predictors
         if model_name not in self._predictors:
-            raise InvalidInputs(f"there is no such model; there are: {', '.join(self.models())}")
+            raise InvalidInputs(f"there is no model of this name; the models are: {', '.join(self.models())}")
         return self._predictors[model_name]
 
 
 def _pieces(outputs: Any) -> Generator[Any, None, None]:
-    """Yields what a generator or an async generator yields."""
+    """Iterates over a generator or an async generator."""
     if not inspect.isasyncgen(outputs):
         yield from outputs
         return
@@ -141,7 +141,7 @@ def _run(step: Callable[[], T], call: Call) -> T:
 
 
 def _translated(step: Callable[[], T]) -> T:
-    """Runs the model's code and turns what it raises into a PlatformError."""
+    """Runs the model's code and turns its errors into a PlatformError."""
     try:
         return step()
     except (PlatformError, _Interrupted):

@@ -1,4 +1,4 @@
-"""JSON of strangers, read within bounds: what comes out is fit to be walked through, written down and sent on."""
+"""Parses untrusted JSON within bounds on depth, size and numbers."""
 
 import json
 import math
@@ -25,8 +25,8 @@ class NotJSON(Malformed):
 def parse(content: bytes | bytearray, *, not_a_number: Callable[[str], Any], wrapping: int = 0) -> Any:
     """The value of a JSON text in UTF-8; of an object's equal names the last counts. Raises Malformed.
 
-    `not_a_number` is given `NaN`, `Infinity`, or a number that Python would read as infinite, for what to put there.
-    `wrapping`: how many levels, and objects, may be around what was within the bounds before.
+    `not_a_number` replaces `NaN`, `Infinity` and numbers that Python would read as infinite.
+    `wrapping` allows that many levels and objects more than the bounds.
     """
     containers = content.count(b"{") + content.count(b"[")
     if containers > MOST_CONTAINERS + wrapping:
@@ -57,7 +57,7 @@ def _decoder(not_a_number: Callable[[str], Any]) -> json.JSONDecoder:
 
 
 def as_none(text: str) -> None:
-    """What becomes of a number that is none, where nobody is to be refused for it."""
+    """Replaces a number that is none instead of refusing the document."""
 
 
 def written(value: Any) -> bytes:

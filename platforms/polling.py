@@ -1,11 +1,10 @@
-"""PollingPlatform: platforms that take a job, name it, and are asked about it until it has ended.
+"""PollingPlatform: platforms that accept a job, return its id, and are polled until it has ended.
 
     submit ── id ──► on_submitted ──► ask, wait, ask, … ──► ended
                           ▲
        upstream_id ───────┘ a second attempt starts here: a second job would be run, and paid for, again
 
-Whoever stops waiting for a job before it has ended cancels it, except for a shutdown: then the next attempt comes back
-to it.
+A call that stops waiting before the job has ended cancels the job. A shutdown leaves it running for the next attempt.
 """
 
 import logging
@@ -46,7 +45,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,199}", re.ASCII)
 
 
 class JobState(StrEnum):
-    """What a job's status means to us; whatever a platform says beyond its known words is WAITING."""
+    """The meaning of a job's status. A word that the platform does not document means WAITING."""
 
     WAITING = "waiting"
     SUCCEEDED = "succeeded"
@@ -72,7 +71,7 @@ class Job:
 
 
 class PollRefused(PlatformError):
-    """The platform will never tell about this job, however often it is asked."""
+    """The platform refuses to report this job, so polling again is pointless."""
 
 
 class JobGone(PollRefused):
@@ -85,7 +84,7 @@ class PollingPlatform(HttpPlatform):
     refusals = frozenset({400, 413, 422})
     pace = PACE
     submit_grace_seconds = 2.0
-    """How long a stopped call still waits for its job's id, without which nobody can cancel the job."""
+    """How long a stopped call waits for its job's id, which it needs to cancel the job."""
     cancel_seconds = 5.0
     """How long canceling a job may take, with all its tries."""
     cancel_try_seconds = 2.0
@@ -175,9 +174,9 @@ class PollingPlatform(HttpPlatform):
         return replace(told, urls=job.urls or told.urls), patience
 
     def ask(self, url: str, call: Call) -> tuple[Any, float]:
-        """One poll: what the platform says (None: ask again), and for how many seconds it wants to be left alone.
+        """One poll. Returns the answer (None: poll again) and the seconds that the platform asks to wait.
 
-        Busy, broken, slow and garbled answers are to be asked again; they end with the call's deadline. Raises
+        Busy, broken, slow and garbled answers are polled again until the call's deadline. Raises
         JobGone for 404, PlatformError for other refusals (401, 403), and as Call.check.
         """
         request = Request("GET", url, headers=self.authorization, timeout_seconds=POLL_TIMEOUT_SECONDS)
@@ -213,7 +212,7 @@ class PollingPlatform(HttpPlatform):
             raise PollRefused(f"the {self.name} platform refused to tell about the job ({status})")
 
     def _submit(self, submission: Request, call: Call) -> Job:
-        """Starts a job. A stop waits a moment for the answer: whoever loses the id can neither cancel nor re-attach."""
+        """Starts a job. A stopped call waits a moment for the job's id: it needs the id to cancel or re-attach."""
         alone = Call(timeout_seconds=call.remaining(), request_id=call.request_id, traceparent=call.traceparent)
         grace = threading.Timer(self.submit_grace_seconds, lambda: alone.stop(call.reason or StopReason.CANCELED))
         grace.daemon = True
@@ -228,7 +227,7 @@ class PollingPlatform(HttpPlatform):
         return self.job_of(answer, job_id)
 
     def _cancel(self, job: Job, call: Call) -> None:
-        """Asks the platform to end the job, and tells the call what came of it. Raises nothing of the platform's."""
+        """Cancels the platform's job and notes the result on the call. Raises no PlatformError."""
         note = self._cancellation(
             job, Call(timeout_seconds=self.cancel_seconds, request_id=call.request_id, traceparent=call.traceparent)
         )

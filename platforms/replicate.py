@@ -100,7 +100,7 @@ class Replicate(PollingPlatform):
             return problem(f"the key is refused ({status})", "Set REPLICATE_APIKEY to a token of your account.")
         key = "the key is accepted" if status == 200 else f"it answers, but not for the account ({status})"
         if not (path := self._model_path()):
-            return ok(f"{key}; a version without its model's name cannot be asked for")
+            return ok(f"{key}; a version without its model's name cannot be checked")
         status, _ = self.look(Request("GET", f"{api}/{path}", headers=self.authorization), call)
         if status == 404:
             return problem(f"there is no {self.model}", "Set REPLICATE_MODEL_ID to a model that the key may use.")
@@ -159,7 +159,7 @@ class Replicate(PollingPlatform):
         raise Unsupported("the replicate platform streams from a host that is not its own")
 
     def _own(self, url: object) -> str | None:
-        """A URL of the platform's, put together anew on our address's origin; None if it is of another origin."""
+        """A URL of the platform, rebuilt on the configured origin; None if it has another origin."""
         said, ours = _split(url), urlsplit(self.address)
         if said is None or _origin(said) != _origin(ours):
             return None
@@ -196,7 +196,7 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 
 def _split(url: object) -> SplitResult | None:
-    """None for what is no URL, or names a port that cannot be."""
+    """None if it is no URL or has an invalid port."""
     if not isinstance(url, str):
         return None
     try:

@@ -72,13 +72,13 @@ class RunPod(PollingPlatform):
         if status in (401, 403):
             return problem(f"the key is refused ({status})", "Set RUNPOD_APIKEY to a key of the endpoint's account.")
         if status == 404:
-            return problem("there is no such endpoint", "Set RUNPOD_MODEL_ID to the id of a serverless endpoint.")
+            return problem("the endpoint does not exist", "Set RUNPOD_MODEL_ID to the id of a serverless endpoint.")
         if status != 200 or not isinstance(said, dict):
             return warning(f"the endpoint answers {status} when asked for its health", "Look at RunPod's status page.")
         return _health_of(said)
 
     def stream(self, prediction: Prediction, call: Call) -> Generator[Chunk, None, None]:
-        """What the job's handler yields, polled; or its one output, if it is no generator."""
+        """Polls for the pieces that the job's handler yields, or for its one output."""
         call.shorten(self.timeout_seconds)
         with self.running(self.submission(prediction, streaming=True), call, resumable=False) as job:
             count, job = yield from self._streamed(job, call)
@@ -120,7 +120,7 @@ def _health_of(said: dict[str, Any]) -> Health:
 
 
 def _outputs(answer: Any) -> list[Any]:
-    """What came since the last poll: `{"status", "stream": [{"output": …}]}`, or the bare list."""
+    """The pieces since the last poll: `{"status", "stream": [{"output": …}]}`, or the bare list."""
     items = answer.get("stream") if isinstance(answer, dict) else answer
     if not isinstance(items, list):
         return []

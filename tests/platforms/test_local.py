@@ -91,7 +91,7 @@ def test_a_stream_has_the_platforms_timeout_for_all_its_pieces() -> None:
 
 @pytest.mark.parametrize("ask", [MODELS.predict, lambda *args: next(MODELS.stream(*args))], ids=["predict", "stream"])
 def test_an_unknown_model_is_refused_with_the_names_of_the_known_ones(ask: Any) -> None:
-    with pytest.raises(InvalidInputs, match="there are: async, objects, plain, words"):
+    with pytest.raises(InvalidInputs, match="the models are: async, objects, plain, words"):
         ask(Prediction("nope", {}), call())
 
 
