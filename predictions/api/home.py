@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpResponse
 from django.shortcuts import render
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,7 +30,15 @@ class HomeView(APIView):
     authentication_classes = []
     permission_classes = []
 
-    @extend_schema("home", responses={(200, "application/json"): HomeSerializer, (200, "text/html"): str})
+    @extend_schema(
+        "home",
+        responses={(200, "application/json"): HomeSerializer, (200, "text/html"): str},
+        examples=[
+            OpenApiExample(
+                "Home", {"name": "serving-agent", "version": settings.VERSION}, media_type="application/json"
+            )
+        ],
+    )
     def get(self, request: Request) -> Response | HttpResponse:
         about = {"name": "serving-agent", "version": settings.VERSION}
         if request._request.get_preferred_type(["text/html", "application/json"]) == "application/json":

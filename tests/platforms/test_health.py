@@ -77,7 +77,7 @@ def test_a_plain_service_is_asked_for_its_documentation(stub: Stub, step: Any, l
         (answers({"workers": {"idle": 1, "unhealthy": 1}}), Level.WARNING, "1 unhealthy"),
         (answers({"workers": {"throttled": 3}}), Level.WARNING, "3 throttled"),
         (says(b"", status=401), Level.PROBLEM, "key is refused"),
-        (says(b"", status=404), Level.PROBLEM, "no such endpoint"),
+        (says(b"", status=404), Level.PROBLEM, "endpoint does not exist"),
         (says(b"<html>", status=200), Level.WARNING, "answers 200"),
         (says(b"", status=500), Level.WARNING, "answers 500"),
     ],

@@ -391,7 +391,7 @@ def test_jobs_of_the_scheduler_that_failed_are_told_until_they_lapse() -> None:
 
 def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None:
     task("pending", 7200)
-    assert worst_of("queue").hint == "`manage.py init_check` settles what was lost."
+    assert worst_of("queue").hint == "Run `manage.py init_check` to settle lost tasks."
     Task.objects.update(created_at=now() - timedelta(hours=2))
     submit(client)
     finding = worst_of("queue")

@@ -61,7 +61,7 @@ COMMANDS = commands(FIRST)
 def _iris(configured: Callable[..., None]) -> None:
     """As scripts/run starts it."""
     name, arguments = PLATFORMS["local"]
-    configured(PLATFORMS={"local": (name, {**arguments, "predictor": "examples.iris:predict"})})
+    configured(PLATFORMS={"local": (name, {**arguments, "predictor": "examples:models"})})
 
 
 def begins_like(shown: Any, received: Any) -> bool:
@@ -88,12 +88,19 @@ def test_the_sync_prediction_is_answered_as_the_readme_shows() -> None:
 
 
 def test_the_queued_one_is_read_and_canceled_by_its_id(start_worker: Callable[..., object]) -> None:
-    _, submit, read, cancel = COMMANDS
+    _, submit, read, cancel, _ = COMMANDS
     start_worker()
     task_id = submit.send().content.decode().split('"')[3]
     until(lambda: read.send(task_id).json()["status"] == "running")
     assert cancel.send(task_id).status_code == 202
     until(lambda: read.send(task_id).json()["status"] == "canceled")
+
+
+def test_the_second_example_streams_its_words() -> None:
+    streamed = COMMANDS[4].send()
+    pieces = [json.loads(line)["data"] for line in b"".join(streamed).splitlines()]
+    assert pieces[0] == "The girl"
+    assert len(pieces) == 61
 
 
 def test_a_function_of_your_own_is_the_model(
