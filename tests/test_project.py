@@ -77,7 +77,10 @@ def test_no_other_code_spells_the_version_out() -> None:
 
 
 def test_the_api_says_the_version(client: APIClient) -> None:
-    assert client.get("/", headers={"Accept": "application/json"}).json() == {"name": "serving-agent", "version": __version__}
+    assert client.get("/", headers={"Accept": "application/json"}).json() == {
+        "name": "serving-agent",
+        "version": __version__,
+    }
     assert client.get("/openapi.json").json()["info"]["version"] == __version__
 
 
