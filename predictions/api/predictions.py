@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from predictions import submission
 from predictions.api.disconnect import caller_is_gone
 from predictions.api.requests import answered
-from predictions.api.serializers import PredictionSerializer, is_plain, task_object
+from predictions.api.serializers import PredictionSerializer, task_object
 from predictions.api.views import TaskAPIView
 from predictions.submission import PredictionRequest
 
@@ -27,8 +27,7 @@ def user_id(request: Request) -> str:
 
 def prediction_request(request: Request) -> PredictionRequest:
     """What the body and the headers ask for. Raises ValidationError."""
-    body = request.data
-    return PredictionRequest(**(body if is_plain(body) else BODY.run_validation(body)), user_id=user_id(request))
+    return PredictionRequest(**BODY.run_validation(request.data), user_id=user_id(request))
 
 
 class PredictView(TaskAPIView):
