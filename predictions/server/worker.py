@@ -132,7 +132,7 @@ class GracefulWorker(GeventWorker):
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         status, answer = protocol_errors.answer(exc)
         if status < 500:
-            self.log.warning("answered %d to what is not HTTP: %s", status, type(exc).__name__)
+            self.log.warning("answered %d to a malformed request: %s", status, type(exc).__name__)
         else:
             self.log.error("error while handling a request", exc_info=exc)
         with suppress(OSError):

@@ -129,7 +129,7 @@ def predict(web: Server, **inputs: object) -> requests.Response:
 
 
 def test_a_refused_request_with_a_large_body_reads_its_answer(serve: Serve, slow_platform: SlowPlatform) -> None:
-    """What is refused is not read by the application; the connection is not reset under its sender for that."""
+    """The application does not read the body, and web reads it before it closes the connection."""
     web = serve("web", **slow_platform.environment())
     with Callers(web.port, "/v1/predict", sleeping(4), count=1, keep_alive=False) as caller:
         until(lambda: len(slow_platform.calls()) == 1)
@@ -141,7 +141,7 @@ def test_a_refused_request_with_a_large_body_reads_its_answer(serve: Serve, slow
 
 
 def test_a_reload_is_noticed_by_nobody(serve: Serve, slow_platform: SlowPlatform) -> None:
-    """SIGHUP: new processes take over, and what the old ones had begun they finish."""
+    """SIGHUP: new processes serve the new requests, and the old ones finish theirs."""
     web = serve("web", WEB_CONCURRENCY="2", **slow_platform.environment())
     with (
         Callers(web.port, "/v1/predict", sleeping(0.3), count=20, keep_alive=True) as kept,
@@ -177,7 +177,7 @@ def test_sigquit_ends_web_at_once(serve: Serve, slow_platform: SlowPlatform) -> 
 def test_a_pod_with_a_redis_of_its_own_leaves_nothing_behind(
     serve: Serve, slow_platform: SlowPlatform, processes: str
 ) -> None:
-    """Web and worker are told to end at once, with hundreds of tasks waiting and callers who go on submitting."""
+    """Web and worker get SIGTERM together, while hundreds of tasks wait and callers go on submitting."""
     environment = {
         "USE_LOCAL_REDIS": "true",
         "SHUTDOWN_DELAY": "3",
@@ -205,7 +205,7 @@ def test_a_pod_with_a_redis_of_its_own_leaves_nothing_behind(
         worker.process.wait(60)
         web.process.wait(60)
     failed = Task.objects.filter(status="failed")
-    refused = {"the queue did not answer", "the task could not be queued"}  # callers were told so by a 503
+    refused = {"the queue did not answer", "the task could not be queued"}  # with a 503
     assert set(failed.values_list("error_info", flat=True)) <= {"the task queue was closed"} | refused
     assert_answered_or_refused(sync)
     assert set(crowd.refused) <= {"503 unavailable", "no answer"}
@@ -213,7 +213,7 @@ def test_a_pod_with_a_redis_of_its_own_leaves_nothing_behind(
     print(f"{dict(ended)}; {len(crowd.accepted)} accepted, {dict(crowd.refused)}, sync {dict(sync.answers)}")
     assert ended["succeeded"] == len(slow_platform.calls())
 
-    # A queue that outlives its processes (one container was started anew) is open again.
+    # A new process on the same Redis opens the queue again.
     again = serve("web", **environment)
     body = {"model_name": "m", "inputs": {"n": 10**8}}
     until(lambda: requests.post(f"{again.url}/async/v1/predict", json=body, timeout=30).status_code == 200, seconds=60)
