@@ -1,7 +1,7 @@
 """gunicorn's settings for `web` and `webhook` (`gunicorn -c config/gunicorn.py config.wsgi`).
 
-The worker class and its numbers were chosen by measurement (two cores, medians of three rounds in turn, PostgreSQL; a
-crowd is a thousand predictions of one second at once, and the probe is the worst answer of /live meanwhile):
+Measurements chose the worker class and its numbers (two cores, PostgreSQL, medians of three alternating rounds; the
+crowd sends a thousand predictions of one second at once; the probe is the slowest answer of /live meanwhile):
 
     class, processes           requests/s, instant   crowd    probe   memory in the crowd
     gevent, 2                          701           2.6 s   0.11 s        210 MB
@@ -10,13 +10,14 @@ crowd is a thousand predictions of one second at once, and the probe is the wors
     gthread, 2 with 64 threads         542          10.6 s   3.8 s         187 MB
     gthread, 2 with 500 threads        618           3.1 s   0.47 s        230 MB
 
-A prediction is mostly waiting. Threads wait as well as greenlets do, but only as many as there are: the next caller, a
-probe among them, waits for one. More processes than cores only cost memory.
+A prediction mostly waits. Threads wait as well as greenlets, but when all threads are busy, the next request waits for
+one, and so does a probe. More processes than cores only cost memory.
 """
 
 import errno
 import os
 import resource
+import signal
 import socket
 import time
 from typing import Any
@@ -26,47 +27,46 @@ from config import settings
 bind = os.environ.get("BIND") or settings.HTTP_SERVER_ADDRESS
 workers = settings.WEB_CONCURRENCY
 if settings.WRONG_SETTINGS:
-    # The application tells what is wrong and ends, once; nobody is to be let in for that moment.
+    # The application reports the wrong settings and exits. Until then it must not serve anybody.
     bind, workers = "127.0.0.1:0", 1
-worker_class = "predictions.server.worker.PatientWorker"
+worker_class = "predictions.server.worker.GracefulWorker"
 worker_connections = 2000
-# SIGTERM: stop accepting, then let what is in flight end. No prediction takes longer than its task may.
+# Seconds after SIGTERM until the master kills a process: a request in flight may take TASK_TIMEOUT.
 graceful_timeout = int(settings.TASK_TIMEOUT + (settings.SHUTDOWN_DELAY if settings.USE_LOCAL_REDIS else 0)) + 10
 timeout = 60
-# Longer than proxies keep an idle connection (nginx, AWS: 60 s): the side that sends requests must be first to close.
+# Longer than a proxy keeps an idle connection (nginx, AWS: 60 s), so that the proxy closes it first.
 keepalive = 75
 backlog = 2048
-# A request line may name a task, not more; bodies are bounded by MAX_REQUEST_BODY.
+# Bytes. MAX_REQUEST_BODY bounds the bodies.
 limit_request_line = 4094
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
-# Its default place is the home directory, which containers often mount read-only; nothing here uses it.
+# Nothing here uses the control socket, and it lies in the home directory, which containers often mount read-only.
 control_socket_disable = True
 
-# A prediction that waits takes two or three descriptors, a batch of uploads one for each file.
+# A waiting prediction holds two or three file descriptors, a batch of uploads one for each file.
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, min(_hard, 65_536)), _hard))
 
 
 def on_starting(arbiter: Any) -> None:
-    """Waits until the port is free: processes of a master that was killed may still hold it.
+    """Waits until the port is free. Stopped processes of a killed master may hold it; running ones end by themselves.
 
-    They end by themselves at once, unless they are stopped (SIGSTOP, a frozen cgroup). gunicorn's own five tries are
-    over after five seconds, and a supervisor that backs off then leaves the port alone for minutes.
+    gunicorn itself gives up after five seconds, and then a supervisor with a growing back-off may wait for minutes.
     """
-    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:  # the sockets are handed over, and are in use
+    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:  # the master inherits its sockets
         return
     give_up_at = time.monotonic() + graceful_timeout
-    tell_at = 0.0
+    warn_at = 0.0
     for address in arbiter.cfg.address:
         while isinstance(address, tuple) and _is_in_use(address) and time.monotonic() < give_up_at:
-            if time.monotonic() >= tell_at:
+            if time.monotonic() >= warn_at:
                 arbiter.log.warning(
                     "port %d is in use, waiting for it: if a killed server left processes behind, kill -9 them",
                     address[1],
                 )
-                tell_at = time.monotonic() + 10
+                warn_at = time.monotonic() + 10
             time.sleep(0.2)
 
 
@@ -81,14 +81,19 @@ def _is_in_use(address: tuple[Any, ...]) -> bool:
 
 
 def post_fork(arbiter: Any, worker: Any) -> None:
-    worker.signals_of_the_master = arbiter.SIG_QUEUE
+    """Lets SIGTERM end a process that is still loading; gunicorn's handler would queue the signal for the master."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def on_reload(arbiter: Any) -> None:
+    """Tells the running processes that others replace them, before gunicorn sends them SIGTERM."""
+    arbiter.kill_workers(signal.SIGHUP)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Lets the application know when SIGTERM has come, and wait for its database no longer than a caller would."""
+    """Prepares the process for serving: time limits for its database, counters at 0, what to do at its end."""
     from predictions.api.requests import known_routes
     from predictions.database import bound_answers
-    from predictions.server import draining
     from predictions.server.process import leave_what_is_loaded
     from predictions.telemetry.counters import begin_at_zero
 
@@ -101,4 +106,3 @@ def post_worker_init(worker: Any) -> None:
 
     begin_at_zero(platform=settings.ML_PLATFORM, routes=known_routes(), models=filter(None, [settings.MODEL_NAME]))
     leave_what_is_loaded(collect_after=10_000)
-    draining.watch(is_leaving=lambda: worker.told_to_end, is_refusing=lambda: worker.refusing)

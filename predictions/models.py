@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, models
@@ -160,16 +159,6 @@ class Task(models.Model):
         return self.id
 
     @classmethod
-    def new(cls, **values: Any) -> "Task":
-        """As the constructor makes it, of columns' values alone: it looks up thirty fields, which takes its time."""
-        task = cls.__new__(cls)
-        task._state = ModelState()
-        moment = now()
-        vars(task).update(_blank_task(), id=new_task_id(), created_at=moment, updated_at=moment)
-        vars(task).update(values)
-        return task
-
-    @classmethod
     def loaded(cls, values: dict[str, Any]) -> "Task":
         """As it stands in the database, of all its columns' values."""
         task = cls.__new__(cls)
@@ -186,11 +175,6 @@ class Task(models.Model):
     def is_on_record(self) -> bool:
         """Whether this process has seen the database take it."""
         return not self._state.adding
-
-
-@lru_cache(maxsize=1)
-def _blank_task() -> dict[str, Any]:
-    return {field.attname: field.get_default() for field in Task._meta.concrete_fields}
 
 
 class Upload(models.Model):

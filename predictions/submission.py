@@ -62,7 +62,7 @@ class PredictionRequest:
 
 def new_task(request: PredictionRequest, status: Task.Status) -> Task:
     """A task of this agent, not yet saved."""
-    return Task.new(
+    return Task(
         agent=settings.TASK_TYPE_NAME,
         platform=settings.ML_PLATFORM,
         model_name=request.model_name,

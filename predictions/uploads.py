@@ -9,17 +9,14 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.core.files.uploadedfile import UploadedFile
-from django.core.signing import BadSignature, Signer, b64_encode
+from django.core.signing import BadSignature, Signer
 from django.db import IntegrityError
-from django.utils.crypto import salted_hmac
-from django.utils.encoding import force_bytes
 
 from predictions.database.errors import database_errors, release_connection
 from predictions.models import Task, Upload, status_is
@@ -143,25 +140,5 @@ def _storage_errors() -> Iterator[None]:
         raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-class _UploadSigner(Signer):
-    """Django's, which derives the key of a signature each time; here it is at hand."""
-
-    def __init__(self, secret: str) -> None:
-        super().__init__(key=secret, salt="upload", sep="~")
-        self._begun = salted_hmac("uploadsigner", "", secret, algorithm=self.algorithm)
-
-    def signature(self, value: str | bytes, key: str | bytes | None = None) -> str:
-        if key is not None:
-            return super().signature(value, key)
-        mac = self._begun.copy()
-        mac.update(force_bytes(value))
-        return b64_encode(mac.digest()).decode()
-
-
-@lru_cache(maxsize=1)
-def _signer_of(secret: str) -> Signer:
-    return _UploadSigner(secret)
-
-
 def _signer() -> Signer:
-    return _signer_of(settings.SECRET_KEY)
+    return Signer(salt="upload", sep="~")

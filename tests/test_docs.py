@@ -20,7 +20,7 @@ from predictions.operations import maintenance, statistics
 from predictions.operations.diagnosis import checks
 from predictions.operations.diagnosis.queueing import NEEDED_VERSION
 from predictions.queue.queue import MAX_ATTEMPTS
-from predictions.server.worker import PROTOCOL_ERRORS
+from predictions.server.protocol_errors import PROTOCOL_ERRORS
 from scripts.starting.settings import SETTINGS as SETTINGS_OF_SCRIPTS_RUN
 from tests.helpers.pages import (
     CLAIMS,

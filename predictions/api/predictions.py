@@ -10,7 +10,7 @@ from predictions import submission
 from predictions.api.disconnect import caller_is_gone
 from predictions.api.openapi import BODY_ERRORS, PLATFORM_ERRORS, USER_ID, errors
 from predictions.api.requests import answered
-from predictions.api.serializers import PredictionSerializer, TaskIdSerializer, TaskSerializer, is_plain, task_object
+from predictions.api.serializers import PredictionSerializer, TaskIdSerializer, TaskSerializer, task_object
 from predictions.api.views import TaskAPIView
 from predictions.execution.runner import TaskCanceled
 from predictions.queue.queue import QueueFull
@@ -33,8 +33,7 @@ def user_id(request: Request) -> str:
 
 def prediction_request(request: Request) -> PredictionRequest:
     """The prediction that the body and headers describe. Raises ValidationError."""
-    body = request.data
-    return PredictionRequest(**(body if is_plain(body) else BODY.run_validation(body)), user_id=user_id(request))
+    return PredictionRequest(**BODY.run_validation(request.data), user_id=user_id(request))
 
 
 class PredictView(TaskAPIView):

@@ -2,7 +2,7 @@
 
 import re
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
@@ -76,25 +76,6 @@ class PredictionSerializer(serializers.Serializer[Any]):
 
     def validate_model_version(self, value: str | None) -> str:
         return value or ""
-
-
-_PLAIN_KEYS = frozenset(PredictionSerializer().fields)
-_PLAIN_NAME = re.compile("[A-Za-z0-9._:/@-]{1,100}")
-
-
-def is_plain(body: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether PredictionSerializer accepts the body unchanged, without validating each field."""
-    return (
-        isinstance(body, dict)
-        and body.keys() <= _PLAIN_KEYS
-        and isinstance(body.get("inputs"), dict)
-        and _is_plain_name(body.get("model_name"))
-        and _is_plain_name(body.get("model_version", "1"))
-    )
-
-
-def _is_plain_name(name: Any) -> bool:
-    return isinstance(name, str) and _PLAIN_NAME.fullmatch(name) is not None
 
 
 @extend_schema_serializer(examples=[OpenApiExample("A task's id", {"id": TASK_ID}, status_codes=[200, 202])])

@@ -1,24 +1,25 @@
 """Whether this web process is ending: then it takes no new predictions and finishes those in flight."""
 
-from collections.abc import Callable
-
 NEW_PREDICTIONS = ("/v1/predict", "/async/v1/predict", "/v1/generate")
 
-_is_leaving: Callable[[], bool] = bool
-_is_refusing: Callable[[], bool] = bool
+_leaving = _refusing = False
 
 
-def watch(*, is_leaving: Callable[[], bool], is_refusing: Callable[[], bool]) -> None:
-    """Called once by the server that runs this process, with how to ask it."""
-    global _is_leaving, _is_refusing
-    _is_leaving, _is_refusing = is_leaving, is_refusing
+def leave() -> None:
+    """SIGTERM has come: `/ready` answers 503 from now on."""
+    global _leaving
+    _leaving = True
+
+
+def refuse() -> None:
+    """New predictions are answered 503 from now on."""
+    global _refusing
+    _refusing = True
 
 
 def is_leaving() -> bool:
-    """SIGTERM has come: callers should go elsewhere, but are still served."""
-    return _is_leaving()
+    return _leaving
 
 
 def is_refusing() -> bool:
-    """New predictions are refused."""
-    return _is_refusing()
+    return _refusing

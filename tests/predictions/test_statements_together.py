@@ -79,7 +79,7 @@ def at_the_same_time(together: Together[Any, Any], calls: Sequence[Callable[[], 
 
 
 def begun(**values: Any) -> Task:
-    return Task.new(**{"agent": "default", "platform": "local", "model_name": "m", "status": "running", **values})
+    return Task(**{"agent": "default", "platform": "local", "model_name": "m", "status": "running", **values})
 
 
 def begin(tasks: Sequence[Task]) -> list[Any]:

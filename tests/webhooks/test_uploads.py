@@ -97,6 +97,13 @@ def test_a_new_secret_key_makes_the_tokens_of_running_tasks_worthless(
     assert client.post(address(task), {"file": file()}, format="multipart").status_code == 200
 
 
+def test_an_address_that_release_0_1_signed_is_still_good(client: APIClient, configured: Callable[..., None]) -> None:
+    configured(SECRET_KEY="x" * 60)
+    TaskFactory(pk="019a0000-0000-7000-8000-000000000000", status="running")
+    token = "019a0000-0000-7000-8000-000000000000~5rUHjvD6Y4OhoETcHyOAqvTccPPcn1gWSoOkjlGDf6o"
+    assert client.post(f"/u/{token}/upload", {"file": file()}, format="multipart").status_code == 200
+
+
 def test_without_a_token_the_record_services_key_is_needed(client: APIClient, record_client: APIClient) -> None:
     for route in ("/upload", "/upload_batch"):
         assert client.post(route, {"file": file()}, format="multipart").status_code == 401
