@@ -1,16 +1,13 @@
 """Fixtures: an empty database and Redis for each test, a client, a worker, and real servers as processes."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.db import connection, connections
 from django.test.utils import setup_databases, teardown_databases
-from django_rq.queues import get_queues
 from rest_framework.test import APIClient
 
 from platforms import forget_platforms
@@ -20,8 +17,10 @@ from predictions.redis.connections import forget_connections, get_redis
 from predictions.worker.worker import ThreadWorker
 from tests.helpers import environment, predictors
 from tests.helpers.proxy import Proxy
+from tests.helpers.redis_servers import one_redis
 from tests.helpers.redis_topologies import Cluster
 from tests.helpers.servers import ROOT, Server
+from tests.helpers.workers import RunningWorker, new_worker
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -103,14 +102,6 @@ def record_client() -> APIClient:
     return APIClient(headers={"apikey": "record-key"})
 
 
-def new_worker(**attributes: Any) -> ThreadWorker:
-    queues = get_queues(*django_settings.RQ_QUEUES)
-    worker = ThreadWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer")
-    for name, value in attributes.items():
-        setattr(worker, name, value)
-    return worker
-
-
 @pytest.fixture
 def work() -> Iterator[Callable[..., ThreadWorker]]:
     """Runs a worker in this process until the queue is empty."""
@@ -126,20 +117,6 @@ def work() -> Iterator[Callable[..., ThreadWorker]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-class RunningWorker:
-    """A worker in a thread. The thread is a daemon: one that does not end fails its test, and holds nothing up."""
-
-    def __init__(self, **attributes: Any) -> None:
-        self.worker = new_worker(**attributes)
-        self.thread = threading.Thread(target=self.worker.work, daemon=True)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.worker.request_stop(15, None)
-        self.thread.join(30)
-        assert not self.thread.is_alive()
 
 
 @pytest.fixture
@@ -184,16 +161,6 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.kill()
-
-
-def one_redis(address: str) -> dict[str, Any]:
-    """The settings for a server by itself, whatever `TEST_REDIS` says."""
-    return {
-        "REDIS_ADDRESS": address,
-        "REDIS_CLUSTER_MODE": False,
-        "REDIS_SENTINELS": [],
-        "REDIS_SENTINEL_MASTER": "",
-    }
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.helpers.clients import caller
 from tests.helpers.pages import documented_production
+from tests.helpers.routes import admin_pages, routes
 from tests.helpers.servers import ROOT
-from tests.test_security import admin_pages, caller, routes
 
 A_TASK = "/task/019a0000-0000-7000-8000-000000000000"
 

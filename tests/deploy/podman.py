@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.servers import ROOT
-from tests.peers.environments import DIRECTORY, EnvironmentNotMadeError
+from tests.helpers.virtualenvs import DIRECTORY, EnvironmentNotMadeError
 
 STORE = DIRECTORY / "podman"
 BUILD_SECONDS = 900

@@ -18,7 +18,22 @@ from predictions.operations import shutdown
 from predictions.redis.connections import get_redis
 from predictions.worker import supervisor, worker
 from tests.deploy import manifests
-from tests.deploy.manifests import VARIANTS, Object, agents, config, name, named, of_kind, pod, render, selects
+from tests.deploy.manifests import (
+    SECRETS,
+    VARIANTS,
+    Object,
+    agents,
+    arguments,
+    config,
+    environment,
+    name,
+    named,
+    of_kind,
+    pod,
+    pre_stop,
+    render,
+    selects,
+)
 from tests.helpers.pages import DEPLOYING, table
 from tests.helpers.servers import ROOT, procfile
 
@@ -29,27 +44,6 @@ MARGIN_SECONDS = 30
 GOODBYE_SECONDS = 10
 """Signing off from a Redis that does not answer."""
 NOTHING = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull}
-# What the secret holds, made up: by the example's lines
-SECRETS = {
-    "SECRET_KEY": "a-secret-key-of-more-than-fifty-characters-0123456789abcdef",
-    "API_KEYS": "caller-key-0123456789",
-    "OPERATOR_KEYS": "operator-key-0123456789",
-    "METRICS_KEY": "metrics-key-0123456789",
-    "DATABASE_URL": "postgres://agent:password@postgresql:5432/agent",
-    "POSTGRES_PASSWORD": "password",
-    "REDIS_PASSWORD": "",
-}
-
-
-def arguments(part: Object) -> list[str]:
-    found: list[str] = part.get("args", [])
-    return found
-
-
-def environment(objects: tuple[Object, ...], part: Object) -> dict[str, str]:
-    """What the container's process sees, with a pod's name for what comes from there."""
-    own = {variable["name"]: variable.get("value", "serving-agent-0") for variable in part.get("env", [])}
-    return {**config(objects), **SECRETS, **own}
 
 
 @EVERY
@@ -227,12 +221,6 @@ def test_the_deploying_page_says_a_pods_grace_and_what_it_is_made_of(row: list[s
 def test_web_waits_before_it_ends_as_long_as_the_deploying_page_says() -> None:
     (web,) = pod(named(render("shared"), "Deployment", "serving-agent-web"))["containers"]
     assert f"`preStop` waits {pre_stop(web):.0f} s" in DEPLOYING
-
-
-def pre_stop(part: Object) -> float:
-    command = part.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
-    assert command[0] == "sleep"
-    return float(command[1])
 
 
 @EVERY

@@ -20,10 +20,10 @@ from django.conf import settings
 
 from predictions.queue import scheduler
 from tests.deploy.podman import Container, podman
-from tests.deploy.tools import TOOLS
+from tests.helpers.deployment_tools import TOOLS
 from tests.helpers.ports import free_port
 from tests.helpers.servers import ROOT, procfile
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,7 @@ from tests.deploy.manifests import (
     selects,
     workloads,
 )
-from tests.deploy.tools import kubectl
+from tests.helpers.deployment_tools import kubectl
 from tests.helpers.pages import DEPLOYING, UPGRADING, table, word
 
 pytestmark = pytest.mark.slow

@@ -16,11 +16,22 @@ import pytest
 import requests
 
 from tests.deploy import podman
-from tests.deploy.manifests import Object, agents, name, named, of_kind, pod, render
+from tests.deploy.manifests import (
+    SECRETS,
+    Object,
+    agents,
+    arguments,
+    environment,
+    name,
+    named,
+    of_kind,
+    pod,
+    pre_stop,
+    render,
+)
 from tests.deploy.podman import Container
 from tests.deploy.podman import podman as run_podman
-from tests.deploy.test_fit import SECRETS, arguments, environment, pre_stop
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from tests.e2e.answers import answer_to, pieces_of
+from tests.helpers.answers import answer_to, pieces_of
 
 Body = dict[str, Any]
 

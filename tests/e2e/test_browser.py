@@ -15,8 +15,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from predictions.models import Task
 from predictions.queue import queue
 from tests.helpers.servers import ROOT, Server
-from tests.platforms.stub import Stub, streams_until_hung_up
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, streams_until_hung_up
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

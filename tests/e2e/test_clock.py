@@ -23,12 +23,12 @@ from predictions.redis.connections import forget_connections, get_redis
 from predictions.submission import PredictionRequest
 from predictions.worker.bookkeeping import Bookkeeping
 from predictions.worker.runs import INIT_CHECK, Ending
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
 from tests.helpers.servers import ROOT, Server, environment_of
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -19,11 +19,11 @@ import requests
 
 from predictions.models import Task
 from predictions.queue.overview import overview
-from tests.e2e.conftest import SlowPlatform
+from tests.helpers.factories import task
 from tests.helpers.servers import ROOT, Server, database_url, environment_of
-from tests.platforms.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
-from tests.predictions.test_cancel import until
-from tests.predictions.test_maintenance import task
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

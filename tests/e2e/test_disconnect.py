@@ -10,8 +10,8 @@ import pytest
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.platforms.stub import Step, Stub, Visit, answers, chunked, hangs, head
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Step, Stub, Visit, answers, chunked, hangs, head
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -11,14 +11,13 @@ from django.conf import settings
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.small_disk import small_disk
-from tests.e2e.test_drain import sleeping
 from tests.helpers.factories import TaskFactory
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -9,21 +9,16 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
+from tests.helpers.api import assert_error
+from tests.helpers.ports import free_port
 from tests.helpers.proxy import Proxy
-from tests.helpers.servers import Server, database_url, free_port
+from tests.helpers.servers import Server, database_url
+from tests.helpers.slow_platform import SlowPlatform
 
 pytestmark = pytest.mark.slow
 
 Serve = Callable[..., Server]
 BODY = {"model_name": "m", "inputs": {"n": 1}}
-
-
-def assert_error(response: requests.Response, status: int, code: str) -> None:
-    assert (response.status_code, response.json()["code"]) == (status, code), response.text
-    assert isinstance(response.json()["error"], str)
-    assert "Traceback" not in response.text
-    assert "127.0.0.1" not in response.text
 
 
 @pytest.fixture

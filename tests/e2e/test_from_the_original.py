@@ -22,8 +22,8 @@ from django.utils.timezone import now
 from predictions.models import Task
 from tests.e2e.original import KEY, QUEUE_ID, RECORDED, TASK_ID, ask, recorded, send
 from tests.helpers.servers import ROOT, Server, database_url
-from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says, streams
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Step, Stub, answers, closed_port, hangs, says, streams
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import pytest
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

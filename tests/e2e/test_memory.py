@@ -13,12 +13,11 @@ from predictions.models import Task
 from predictions.queue.overview import overview
 from predictions.queue.scheduler import is_alive
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
-from tests.e2e.test_drain import sleeping
 from tests.helpers.pages import DEPLOYING, table
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.slow,

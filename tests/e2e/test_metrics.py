@@ -10,12 +10,12 @@ from django.conf import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import reachable_here
 from tests.e2e.small_disk import small_disk
 from tests.helpers.ports import free_port
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

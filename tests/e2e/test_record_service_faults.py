@@ -13,13 +13,12 @@ from django.db import connection
 
 from predictions.models import Task
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
-from tests.e2e.test_drain import sleeping
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server, database_url
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ import pytest
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import forget_connections, get_redis
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ import requests
 from predictions.uploads import upload_address
 from tests.helpers.factories import TaskFactory
 from tests.helpers.servers import ROOT, Server
-from tests.platforms.stub import Stub, Visit, answers
+from tests.helpers.stub import Stub, Visit, answers
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,10 @@ from django.contrib.auth.models import User
 from django.db import connection
 
 from predictions.models import Task
-from tests.helpers.servers import ROOT, Server, database_url, free_port
-from tests.platforms.stub import Stub, Visit, answers, head
-from tests.predictions.test_cancel import until
+from tests.helpers.ports import free_port
+from tests.helpers.servers import ROOT, Server, database_url
+from tests.helpers.stub import Stub, Visit, answers, head
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from tests.helpers import environment
 from tests.helpers.ports import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import ROOT, Server, database_url, procfile
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

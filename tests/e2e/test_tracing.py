@@ -12,8 +12,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.platforms.stub import Stub, answers
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, answers
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.servers import free_port
+from tests.helpers.ports import free_port
 from tests.peers.nginx import Nginx
 
 HTTP = """

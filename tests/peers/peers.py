@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from tests.peers.environments import tail
+from tests.helpers.virtualenvs import tail
 
 START_SECONDS = 120.0
 STOP_SECONDS = 40.0

@@ -9,8 +9,8 @@ from typing import Any
 
 import requests
 
-from tests.helpers.servers import free_port
-from tests.peers.environments import Environment
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import Environment
 from tests.peers.peers import KEPT, Peer
 from tests.peers.replicate_gateway import KEY, Gateway
 

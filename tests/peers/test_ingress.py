@@ -12,12 +12,12 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.servers import ROOT, environment_of
-from tests.peers.conftest import FLOWER, NewAgent
+from tests.helpers.waiting import until
+from tests.peers.agent import FLOWER, NewAgent
 from tests.peers.ingress import Ingress
 from tests.peers.model_server import ModelServer
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 

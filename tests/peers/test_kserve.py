@@ -12,11 +12,11 @@ import requests
 
 from platforms import Level
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
-from tests.peers.conftest import FLOWER, Agent, NewAgent
+from tests.helpers import makers
+from tests.helpers.api import assert_error
+from tests.helpers.waiting import until
+from tests.peers.agent import FLOWER, Agent, NewAgent
 from tests.peers.model_server import ModelServer
-from tests.platforms import makers
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.pages import documented_production
 from tests.helpers.ports import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server
+from tests.helpers.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
 from tests.peers.front import FILE, Front
-from tests.platforms.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
 
 pytestmark = pytest.mark.slow
 

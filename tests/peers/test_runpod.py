@@ -12,12 +12,12 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.servers import Server
-from tests.peers.conftest import Agent, NewAgent
+from tests.helpers.waiting import until
+from tests.peers.agent import Agent, NewAgent
 from tests.peers.runpod_cloud import KEY, Cloud, Job
 from tests.peers.runpod_peers import POD_HOST, RUNPOD, Worker, outcomes
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from django.utils.timezone import now
 
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.factories import TaskFactory
 from tests.helpers.servers import ROOT, Server, database_url
 from tests.peers.s3_servers import S3

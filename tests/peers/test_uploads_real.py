@@ -13,11 +13,11 @@ from django.conf import settings
 
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.factories import TaskFactory
-from tests.helpers.servers import free_port
-from tests.peers.conftest import Agent, NewAgent
-from tests.peers.environments import Environment, NoPythonError
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import Environment, NoPythonError
+from tests.peers.agent import Agent, NewAgent
 from tests.peers.helper_server import HELPER, OLD_HELPER, HelperServer
 from tests.peers.pictures import picture
 

@@ -8,7 +8,7 @@ import pytest
 from platforms import Call, CallStopped, Platform, PlatformTimeout, Prediction, StopReason, Unsupported
 from platforms.base import lift_running_time, parse_running_time, presentable
 from platforms.local import Local
-from tests.platforms.makers import k8s, replicate, runpod
+from tests.helpers.makers import k8s, replicate, runpod
 
 
 @pytest.mark.parametrize(

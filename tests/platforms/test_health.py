@@ -8,8 +8,8 @@ from platforms import Health, Level, Platform, PlatformTimeout, PlatformUnavaila
 from platforms.base import Call
 from platforms.http import HttpPlatform
 from platforms.local import Local
-from tests.platforms.makers import KEY, call, k8s, kserve, replicate, runpod
-from tests.platforms.stub import Stub, answers, closed_port, hangs, says
+from tests.helpers.makers import KEY, call, k8s, kserve, replicate, runpod
+from tests.helpers.stub import Stub, answers, closed_port, hangs, says
 
 IRIS = "GET /v1/models/iris"
 DOCS = "GET /v1/docs"

@@ -13,8 +13,8 @@ from platforms import (
     Unsupported,
 )
 from platforms.kserve import has_generate
-from tests.platforms.makers import FLOWER, K8S, KSERVE, call, k8s, kserve
-from tests.platforms.stub import Stub, answers, drips, head, later, says, streams, streams_until_hung_up
+from tests.helpers.makers import FLOWER, K8S, KSERVE, call, k8s, kserve
+from tests.helpers.stub import Stub, answers, drips, head, later, says, streams, streams_until_hung_up
 
 PREDICT = KSERVE.route
 GENERATE = "POST /v1/models/iris:generate"

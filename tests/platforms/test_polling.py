@@ -16,8 +16,8 @@ from platforms import (
     StopReason,
 )
 from platforms.replicate import Replicate
-from tests.platforms.makers import FLOWER, JOB, KEY, REPLICATE, RUNPOD, Cloud, call
-from tests.platforms.stub import (
+from tests.helpers.makers import FLOWER, JOB, KEY, REPLICATE, RUNPOD, Cloud, call
+from tests.helpers.stub import (
     Step,
     Stub,
     Visit,

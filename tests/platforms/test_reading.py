@@ -9,8 +9,8 @@ import pytest
 
 from platforms import InvalidInputs, PlatformError, PlatformUnavailable, connections, wire
 from platforms.reply import loads, words_of
-from tests.platforms.makers import FLOWER, K8S, KSERVE, Direct, call
-from tests.platforms.stub import Stub, answers, pours, says, streams
+from tests.helpers.makers import FLOWER, K8S, KSERVE, Direct, call
+from tests.helpers.stub import Stub, answers, pours, says, streams
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from platforms import (
     StopReason,
     connections,
 )
-from tests.platforms.makers import FLOWER, K8S, KSERVE, Direct, call
-from tests.platforms.stub import (
+from tests.helpers.makers import FLOWER, K8S, KSERVE, Direct, call
+from tests.helpers.stub import (
     Stub,
     answers,
     closed_port,

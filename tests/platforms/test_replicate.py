@@ -7,8 +7,8 @@ import pytest
 
 from platforms import CallStopped, Chunk, InvalidInputs, PlatformError, PlatformTimeout, StopReason, Unsupported
 from platforms.replicate import Replicate, events
-from tests.platforms.makers import FLOWER, JOB, KEY, REPLICATE, VERSION, call, replicate
-from tests.platforms.stub import Step, Stub, answers, drips, head, later, says, streams, streams_until_hung_up
+from tests.helpers.makers import FLOWER, JOB, KEY, REPLICATE, VERSION, call, replicate
+from tests.helpers.stub import Step, Stub, answers, drips, head, later, says, streams, streams_until_hung_up
 
 ALMOST_URLS: list[object] = [None, [], "x", {}, {"get": None}]
 STREAM = f"GET /v1/streams/{JOB}"

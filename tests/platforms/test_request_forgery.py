@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from platforms import InvalidInputs, PlatformError, Prediction
-from tests.platforms.makers import KEY, REPLICATE, RUNPOD, call, k8s, kserve, replicate, runpod
-from tests.platforms.stub import Stub, answers
+from tests.helpers.makers import KEY, REPLICATE, RUNPOD, call, k8s, kserve, replicate, runpod
+from tests.helpers.stub import Stub, answers
 
 PIECES = [
     *(

@@ -7,8 +7,8 @@ import pytest
 
 from platforms import CallStopped, Chunk, PlatformError, PlatformTimeout, StopReason
 from platforms.runpod import RunPod
-from tests.platforms.makers import FLOWER, JOB, RUNPOD, call, runpod
-from tests.platforms.stub import Step, Stub, answers, hangs, later, resets_after_reading, says
+from tests.helpers.makers import FLOWER, JOB, RUNPOD, call, runpod
+from tests.helpers.stub import Step, Stub, answers, hangs, later, resets_after_reading, says
 
 STREAM = f"GET /v2/ep1/stream/{JOB}"
 

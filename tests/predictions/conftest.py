@@ -9,7 +9,7 @@ from django.db import connection, connections
 from predictions.execution import calls, inflight
 from predictions.queue import scripts, worker_scripts
 from predictions.redis.connections import get_redis
-from tests.platforms.stub import closed_port
+from tests.helpers.stub import closed_port
 from tests.predictions.actors import halting
 from tests.predictions.commands import Shell
 from tests.predictions.referee import PLACES

@@ -19,11 +19,11 @@ from rq.defaults import RQ_KEY_PREFIX
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.overview import overview
-from tests.conftest import RunningWorker
 from tests.helpers import environment
+from tests.helpers.api import submit
 from tests.helpers.factories import TaskFactory
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
+from tests.helpers.workers import RunningWorker
 
 LIST = "/admin/predictions/task/"
 

@@ -9,8 +9,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
+from tests.helpers.api import submit
 from tests.helpers.factories import TaskFactory
-from tests.predictions.test_async import submit
 
 MARK = "zqxj"
 ATTACKS = [

@@ -17,16 +17,10 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from tests.helpers import predictors
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
 
 Work = Callable[..., Any]
-
-
-def submit(client: APIClient, inputs: dict[str, Any] | None = None, **headers: str) -> str:
-    body = {"model_name": "iris", "inputs": inputs or {}}
-    response = client.post("/async/v1/predict", body, format="json", headers=headers)
-    assert response.status_code == 200, response.content
-    return str(response.json()["id"])
 
 
 def test_a_task_is_pending_until_a_worker_ran_it(client: APIClient, work: Work) -> None:

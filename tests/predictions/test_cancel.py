@@ -15,18 +15,10 @@ from predictions.execution import runner
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
-from tests.conftest import new_worker
 from tests.helpers import predictors
-from tests.predictions.test_async import submit
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
+from tests.helpers.api import submit
+from tests.helpers.waiting import until
+from tests.helpers.workers import new_worker
 
 
 def test_a_canceled_task_is_never_run(client: APIClient, work: Callable[..., Any]) -> None:

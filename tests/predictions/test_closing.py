@@ -17,10 +17,11 @@ from predictions.recorder import get_recorder
 from predictions.redis.connections import get_redis
 from predictions.submission import PredictionRequest
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import status_of
 from tests.helpers.ports import free_port
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-from tests.predictions.test_worker import StartWorker, status_of
+from tests.helpers.waiting import until
+from tests.helpers.workers import StartWorker
 
 BODY = {"model_name": "m", "inputs": {}}
 

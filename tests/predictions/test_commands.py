@@ -19,11 +19,11 @@ from predictions.models import Task
 from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.helpers.pages import REFERENCE, UPGRADING
 from tests.helpers.proxy import Proxy
 from tests.predictions.commands import Shell, listens, move
-from tests.predictions.test_async import submit
-from tests.predictions.test_maintenance import task
 
 OURS = ["version", "doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
 PROCESSES = ["rqworker", "scheduler"]

@@ -9,11 +9,11 @@ import pytest
 
 from predictions.models import Task
 from predictions.queue import queue
-from tests.conftest import RunningWorker
 from tests.helpers import predictors
+from tests.helpers.makers import RUNPOD
 from tests.helpers.proxy import Proxy
-from tests.platforms.makers import RUNPOD
-from tests.platforms.stub import Stub, answers, hangs, streams, streams_until_hung_up
+from tests.helpers.stub import Stub, answers, hangs, streams, streams_until_hung_up
+from tests.helpers.workers import RunningWorker
 from tests.predictions.commands import Shell
 
 GENERATE = "POST /v1/models/llm:predict"

@@ -15,9 +15,9 @@ from predictions.management.following import changes_of, changes_since
 from predictions.management.interruption import Interruption
 from predictions.models import Task
 from predictions.queue import queue
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.predictions.commands import Shell, listens, move
-from tests.predictions.test_async import submit
-from tests.predictions.test_maintenance import task
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 

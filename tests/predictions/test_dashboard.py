@@ -18,8 +18,8 @@ from predictions.models import EndedCount, Task
 from predictions.operations import rollups, statistics
 from predictions.queue import queue
 from predictions.templatetags.agent import seconds
-from tests.conftest import new_worker
 from tests.helpers.proxy import Proxy
+from tests.helpers.workers import new_worker
 
 IRIS: dict[str, Any] = {"model_name": "iris", "inputs": {}}
 

@@ -27,15 +27,15 @@ from predictions.queue.scheduler import Scheduler
 from predictions.recorder import get_recorder
 from predictions.redis.connections import forget_connections, get_redis
 from predictions.redis.server import Server, server
-from tests.conftest import RunningWorker, one_redis
 from tests.helpers import environment, predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.helpers.proxy import Proxy
-from tests.helpers.redis_servers import RedisServer
-from tests.platforms.stub import Stub, answers, closed_port, says
+from tests.helpers.redis_servers import RedisServer, one_redis
+from tests.helpers.stub import Stub, answers, closed_port, says
+from tests.helpers.waiting import until
+from tests.helpers.workers import RunningWorker
 from tests.predictions.commands import Shell
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-from tests.predictions.test_maintenance import task
 
 LIVE = "GET /live"
 DOCTOR = "GET /task/doctor"

@@ -14,9 +14,9 @@ from predictions.redis.connections import get_redis
 from predictions.worker.bookkeeping import Bookkeeping
 from predictions.worker.runs import Ending, Run
 from predictions.worker.worker import ThreadWorker
-from tests.conftest import new_worker
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
+from tests.helpers.workers import new_worker
 
 
 def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:

@@ -21,10 +21,10 @@ from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from tests.helpers import predictors
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
-from tests.platforms.stub import Stub, streams
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, streams
+from tests.helpers.waiting import until
 
 
 def new_call(timeout_seconds: float = 60) -> Call:

@@ -22,25 +22,10 @@ from predictions.redis.connections import get_redis
 from predictions.worker.bookkeeping import MOST_LOSSES, Bookkeeping
 from predictions.worker.runs import Ending, Run
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.leases import TICK, WIP, begin, claim, hand_back, lapse_leases, tick
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-
-WIP, TICK = f"{RQ_KEY_PREFIX}:wip:default", f"{RQ_KEY_PREFIX}:tick:default"
-
-
-def claim(wanted: int = 1) -> list[Run]:
-    runs, _ = Bookkeeping("lost").claim("default", wanted)
-    return runs
-
-
-def tick() -> None:
-    Bookkeeping("looker").tick("default")
-
-
-def lapse_leases() -> None:
-    for member in get_redis().zrange(WIP, 0, -1):
-        get_redis().zadd(WIP, {member: 1})
+from tests.helpers.waiting import until
 
 
 def find_again() -> None:
@@ -48,14 +33,6 @@ def find_again() -> None:
     tick()  # the first look after a silence only marks the time
     lapse_leases()
     tick()
-
-
-def begin(run: Run) -> Task:
-    return lifecycle.start(run.job_id, run_id=run.execution_id, lost=run.lost, handed_back=run.handed_back)
-
-
-def hand_back(run: Run) -> None:
-    assert not Bookkeeping("lost").end([Ending(run, "queued")])
 
 
 def test_the_jobs_of_a_lost_worker_are_run_once_more_and_then_failed(

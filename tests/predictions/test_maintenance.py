@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import OperationalError, connection, connections
 from django.utils.timezone import now
 from rest_framework.test import APIClient
@@ -25,26 +24,13 @@ from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.queue.scheduler import Scheduler, enqueue_once
 from predictions.redis.connections import get_redis
-from tests.conftest import new_worker
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.helpers.proxy import Proxy
-from tests.platforms.stub import Stub, answers, closed_port
-from tests.predictions.commands import Shell
-from tests.predictions.test_async import submit
-
-
-def run(command: str) -> str:
-    out = StringIO()
-    call_command(command, stdout=out)
-    return out.getvalue()
-
-
-def task(status: str, age: float, **fields: Any) -> Task:
-    """A task of this agent that nothing works on, submitted `age` seconds ago."""
-    moment = now() - timedelta(seconds=age)
-    started = None if status == "pending" else moment
-    fields = {"agent": "default", "model_name": "iris", "platform": "local", "inputs": {}, **fields}
-    return Task.objects.create(status=status, created_at=moment, started_at=started, **fields)
+from tests.helpers.stub import Stub, answers, closed_port
+from tests.helpers.workers import new_worker
+from tests.predictions.commands import Shell, run
 
 
 def statuses() -> dict[str, str]:

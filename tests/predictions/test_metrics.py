@@ -12,8 +12,8 @@ from rest_framework.test import APIClient
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.telemetry import counters
-from tests.conftest import new_worker
 from tests.helpers.proxy import Proxy
+from tests.helpers.workers import new_worker
 
 NAMES = {
     "http_requests_total",

@@ -15,7 +15,7 @@ from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
 from tests.helpers.proxy import Proxy
-from tests.platforms.stub import Step, Stub, Visit, answers, hangs
+from tests.helpers.stub import Step, Stub, Visit, answers, hangs
 
 ANY_MODEL = ("POST /v1/models/iris:predict", "POST /v1/models/writer:predict", "GET /v1/docs/iris")
 

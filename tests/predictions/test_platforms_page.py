@@ -11,14 +11,13 @@ import pytest
 from rest_framework.test import APIClient
 
 from predictions.models import Task
+from tests.helpers import makers
+from tests.helpers.api import predict, submit
+from tests.helpers.manage import check
 from tests.helpers.pages import PLATFORMS as PAGE
 from tests.helpers.pages import README, table, word
-from tests.platforms import makers
-from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says
-from tests.platforms.test_settings import check
-from tests.predictions.test_async import submit
-from tests.predictions.test_sync import predict
-from tests.test_docs import SETTINGS
+from tests.helpers.settings import SETTINGS
+from tests.helpers.stub import Step, Stub, answers, closed_port, hangs, says
 
 PREDICT = "POST /v1/models/iris:predict"
 WORDS = "X has 2 features, but SVC is expecting 4 features"

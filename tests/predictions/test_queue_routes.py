@@ -12,7 +12,7 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from tests.helpers import predictors
-from tests.predictions.test_async import submit
+from tests.helpers.api import submit
 
 
 def test_queue_size_counts_what_waits(client: APIClient) -> None:

@@ -18,9 +18,9 @@ from predictions.redis.addresses import Address, parse_address
 from predictions.redis.connections import MasterConnection, forget_connections, get_redis
 from predictions.redis.errors import is_lost
 from predictions.redis.topology import ASK_OPTIONS, MasterSearch, View, newest_master
-from tests.conftest import one_redis
-from tests.helpers.redis_servers import HOST, RedisServer, Security, until
+from tests.helpers.redis_servers import HOST, RedisServer, Security, one_redis
 from tests.helpers.redis_topologies import SLOTS
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
 from predictions.queue.scheduler import Scheduler
 from predictions.redis.connections import get_redis
-from tests.conftest import new_worker
-from tests.platforms.stub import Stub, answers
-from tests.predictions.test_async import submit
+from tests.helpers.api import submit
+from tests.helpers.stub import Stub, answers
+from tests.helpers.workers import new_worker
 
 
 def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..., None]) -> None:

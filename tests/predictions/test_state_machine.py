@@ -25,7 +25,7 @@ from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from predictions.worker.runs import Run
 from predictions.worker.worker import ThreadWorker
-from tests.conftest import new_worker
+from tests.helpers.workers import new_worker
 from tests.predictions.actors import PLATFORM, Actor, Order, Staged, request
 from tests.predictions.referee import SAID, Referee, View, key, look
 

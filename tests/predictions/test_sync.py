@@ -11,14 +11,8 @@ from rest_framework.test import APIClient
 
 from predictions.models import Task
 from tests.helpers import predictors
+from tests.helpers.api import INPUTS, predict
 from tests.helpers.proxy import Proxy
-
-INPUTS = {"x": [1, 2, 3]}
-
-
-def predict(client: APIClient, inputs: dict[str, Any] | None = None, **more: Any) -> Any:
-    body = {"model_name": "iris", "inputs": INPUTS if inputs is None else inputs, **more}
-    return client.post("/v1/predict", body, format="json")
 
 
 def test_a_prediction_is_answered_as_the_ended_task(client: APIClient) -> None:

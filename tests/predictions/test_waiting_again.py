@@ -15,14 +15,14 @@ from predictions.queue import queue
 from predictions.recorder import Change, RecordUnavailable, get_recorder
 from predictions.redis.connections import get_redis
 from predictions.worker.runs import Run
-from tests.conftest import new_worker
 from tests.helpers import predictors
-from tests.platforms.makers import RUNPOD
-from tests.platforms.stub import Stub
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-from tests.predictions.test_leases import begin, claim, hand_back, lapse_leases, tick
-from tests.predictions.test_maintenance import run as manage
+from tests.helpers.api import submit
+from tests.helpers.leases import begin, claim, hand_back, lapse_leases, tick
+from tests.helpers.makers import RUNPOD
+from tests.helpers.stub import Stub
+from tests.helpers.waiting import until
+from tests.helpers.workers import new_worker
+from tests.predictions.commands import run as manage
 
 
 def find_again_as_a_worker_does() -> None:

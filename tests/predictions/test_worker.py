@@ -22,17 +22,12 @@ from predictions.redis.connections import get_redis
 from predictions.worker import supervisor
 from predictions.worker import worker as worker_module
 from predictions.worker.worker import ThreadWorker
-from tests.conftest import RunningWorker, new_worker
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import status_of
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-
-StartWorker = Callable[..., RunningWorker]
-
-
-def status_of(task_id: str) -> str:
-    return Task.objects.get(pk=task_id).status
+from tests.helpers.waiting import until
+from tests.helpers.workers import StartWorker, new_worker
 
 
 def test_the_heartbeat_keeps_every_lease_and_the_worker(

@@ -16,8 +16,9 @@ import redis
 import requests
 
 from examples.iris.server import IrisServer
-from tests.helpers.checkouts import Run, copy_work_tree, eventually, in_a_shell, running, shell_environment
+from tests.helpers.checkouts import Run, copy_work_tree, in_a_shell, running, shell_environment
 from tests.helpers.servers import procfile
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ def test_the_same_command_uses_the_servers_that_the_settings_name(checkout: Path
         with running(checkout, seconds=600, REDIS_ADDRESS=address, **kserve) as run:
             body = {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}}
             task = requests.post(f"{run.url}/async/v1/predict", json=body, timeout=30).json()
-            eventually(lambda: asked(run, task)["status"] == "succeeded", seconds=60)
+            until(lambda: asked(run, task)["status"] == "succeeded", seconds=60)
             assert (asked(run, task)["platform"], asked(run, task)["attempt"]) == ("kserve", 1)
             host, _, port = address.rpartition(":")
             with redis.Redis(host=host, port=int(port)) as client:

@@ -11,9 +11,9 @@ from predictions.models import Task
 from predictions.operations import maintenance
 from predictions.recorder import get_recorder
 from tests.helpers import predictors
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import ROOT, Server
-from tests.predictions.test_async import submit
 
 Configure = Callable[..., None]
 

@@ -12,7 +12,7 @@ from platforms.kserve import KServe
 from platforms.polling import PollingPlatform
 from platforms.replicate import Replicate
 from platforms.runpod import RunPod
-from tests.platforms.stub import Step, Stub, answers
+from tests.helpers.stub import Step, Stub, answers
 
 P = TypeVar("P", bound=PollingPlatform)
 KEY = "a-very-secret-key"
