@@ -25,7 +25,7 @@ from tests.helpers.workers import RunningWorker, new_worker
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file's tests share what was set up for them, and all of tests/deploy its image."""
+    """With `--dist loadgroup`, one worker runs a whole file and shares its fixtures; tests/deploy shares one image."""
     for item in items:
         file = item.path.relative_to(ROOT)
         item.add_marker(pytest.mark.xdist_group("deploy" if "deploy" in file.parts else str(file)))
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def django_db_setup(
     django_test_environment: None, django_db_blocker: Any, django_db_modify_db_settings: None
 ) -> Iterator[None]:
-    """One test database for every test, whether marked or not."""
+    """All tests use one test database, with or without the `django_db` marker."""
     with django_db_blocker.unblock():
         databases = setup_databases(verbosity=0, interactive=False)
         yield
@@ -121,7 +121,7 @@ def work() -> Iterator[Callable[..., ThreadWorker]]:
 
 @pytest.fixture
 def start_worker() -> Iterator[Callable[..., RunningWorker]]:
-    """Starts workers in threads of this process, and ends them whatever came of the test."""
+    """Starts workers in threads of this process, and stops them after the test."""
     started: list[RunningWorker] = []
 
     def start(**attributes: Any) -> RunningWorker:
@@ -136,7 +136,7 @@ def start_worker() -> Iterator[Callable[..., RunningWorker]]:
 
 @pytest.fixture
 def configured(settings: Any) -> Iterator[Callable[..., None]]:
-    """Changes settings, and drops what was built from the old ones."""
+    """Changes settings, and drops the platforms built from the old ones."""
 
     def configure(**changes: Any) -> None:
         for name, value in changes.items():

@@ -85,7 +85,7 @@ def variables_of_the_deployment() -> dict[str, set[str]]:
     return found
 
 
-# What is not the agent's own: Python's and the shell's in the image, the Procfile's, PostgreSQL's.
+# Variables of others: Python's and the shell's in the image, the Procfile's, PostgreSQL's.
 NO_SETTINGS = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "WEBHOOK_BIND", "POSTGRES_PASSWORD"}
 
 

@@ -1,4 +1,4 @@
-"""What browsers and proxies are told, and Django's own list of what a deployment needs."""
+"""Response headers for browsers and proxies, and Django's deployment checks."""
 
 import os
 import re

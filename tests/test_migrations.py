@@ -55,7 +55,7 @@ def test_what_would_break_the_release_before_is_known() -> None:
 
 
 def test_an_older_release_finds_nothing_to_do_on_a_newer_database() -> None:
-    """So its pods do not wait for ever after a rollback."""
+    """So its pods do not hang after a rollback."""
     MigrationRecorder.Migration.objects.create(app="predictions", name="9999_of_a_later_release")
     try:
         call_command("migrate", check_unapplied=True, verbosity=0)

@@ -1,4 +1,4 @@
-"""Who may do what: a table of every route and every kind of caller. A route without a row fails."""
+"""Permissions: a table of every route and every kind of caller. A route without a row fails."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CALLERS = ["nobody", *KEYS, "staff", "staff without CSRF token", "user who is no
 IN, LOGIN = "in", "sent to sign in"
 REFUSED = (401, 403, LOGIN)
 
-# Who gets in, and how everybody else is answered; what is not named is 401.
+# The answer to each kind of caller; callers not named get 401.
 OPEN: dict[str, int | str] = dict.fromkeys(CALLERS, IN)
 CALLER: dict[str, int | str] = {"API key": IN, "operator key": IN, "record key": 403}
 CALLER_OR_RECORD: dict[str, int | str] = CALLER | {"record key": IN}

@@ -1,4 +1,4 @@
-"""How the environment is read: what is taken, and what is refused with which sentence."""
+"""Reading the environment: accepted values, and the error for each refused one."""
 
 import json
 import os

@@ -54,7 +54,7 @@ def build(overlay: str, components: tuple[str, ...] = (), **more: Any) -> tuple[
 
 
 def complaints(objects: list[Object]) -> list[str]:
-    """What the schemas find wrong."""
+    """The errors that the schemas find."""
     python = TOOLS.ready().python
     judge = ROOT / "tests" / "deploy" / "judge.py"
     ended = subprocess.run([python, judge], input=json.dumps(objects), capture_output=True, text=True, timeout=300)

@@ -327,7 +327,7 @@ def test_the_database_holds_the_connections_of_all_pods() -> None:
 
 
 def admitted(objects: tuple[Object, ...], workload: Object, direction: str) -> list[tuple[str, Any]] | None:
-    """(protocol, port) that policies let in or out of a workload's pods, from or to somebody; None: everything."""
+    """The (protocol, port) pairs that policies allow into or out of a workload's pods; None: everything."""
     policies = [
         policy["spec"]
         for policy in of_kind(objects, "NetworkPolicy")

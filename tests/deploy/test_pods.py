@@ -1,6 +1,6 @@
 """The pods that kustomize renders, run as containers: the same images, arguments, users, volumes and memory limits.
 
-There is no cluster: services are names in a podman network, probes are asked from here, and a pod is ended as a kubelet
+There is no cluster: services are names in a podman network, the tests run the probes, and end a pod as a kubelet
 does it. The images of PostgreSQL and Redis are stand-ins (podman.py).
 """
 

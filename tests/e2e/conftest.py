@@ -8,7 +8,7 @@ from tests.helpers import environment
 from tests.helpers.redis_topologies import Cluster, Single
 from tests.helpers.slow_platform import SlowPlatform
 
-# What only some kinds of Redis can do is not collected on the others: nobody is elected where there is one server.
+# Skip tests that this kind of Redis cannot pass: a single server has no elections, and only a cluster reshards.
 collect_ignore = [
     *(["test_failover.py"] if isinstance(environment.servers, Single) else []),
     *([] if isinstance(environment.servers, Cluster) else ["test_resharding.py"]),

@@ -46,7 +46,7 @@ class Crowd:
         self._pause_seconds = pause_seconds
         self._answer = answer
         self.inputs = inputs
-        """What is asked from now on, beside its number."""
+        """More inputs for the next submissions, besides their number."""
         self._lock = threading.Lock()
         self._next = first
         self._over = threading.Event()
@@ -132,7 +132,7 @@ def settles(
 
 
 def assert_outputs_belong_to_inputs(*, using: str = "default") -> None:
-    """Every task that succeeded has what the platform answers to its own inputs. `using` names the database."""
+    """Every succeeded task has the platform's answer to its own inputs. `using` names the database."""
     wrong = [
         f"{task.pk}: {task.inputs} gave {task.outputs}"
         for task in Task.objects.using(using).filter(status=Task.Status.SUCCEEDED)

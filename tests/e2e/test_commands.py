@@ -237,7 +237,7 @@ def test_new_tasks_are_followed_as_they_come_and_go(
     body = {"model_name": "m", "inputs": {"sleep": 2}}
 
     def submit_until_seen() -> None:
-        """The command takes a while to start; what came before is none of its business."""
+        """The command takes a while to start, and does not report earlier tasks."""
         while not seen.is_set():
             requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30)
             seen.wait(3)
@@ -282,7 +282,7 @@ def test_interrupted_following_leaves_the_task_alone(manage: Callable[..., Manag
     assert (code, err, status()) == (130, "", "running")
 
 
-# --- what a shell sees
+# --- the commands in a shell
 
 
 def test_exit_codes(manage: Callable[..., Manage]) -> None:
@@ -370,7 +370,7 @@ def test_on_a_terminal_progress_is_one_line_that_is_taken_away_again(manage: Cal
     try:
         while piece := os.read(here, 65536):
             shown += piece
-    except OSError:  # how a terminal says that nobody writes to it any more
+    except OSError:  # a terminal reports that the last writer has closed it
         pass
     os.close(here)
     assert (code, out) == (0, "Init check: 200 failed.\n")

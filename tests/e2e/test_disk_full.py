@@ -25,7 +25,7 @@ Serve = Callable[..., Server]
 
 
 def test_a_full_disk_under_sqlite(serve: Serve, slow_platform: SlowPlatform, tmp_path: Path) -> None:
-    """Callers are answered 503 and what was predicted waits; with space again everything goes on."""
+    """Callers get 503 and results wait; once there is space, everything goes on."""
     with (
         small_disk(tmp_path / "disk", megabytes=32) as disk,
         reachable_here(url := f"sqlite:///{disk.path / 'agent.sqlite3'}"),

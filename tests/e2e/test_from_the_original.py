@@ -84,7 +84,7 @@ def test_a_recorded_request_is_whole(name: str) -> None:
     assert int(length[1] if length else 0) == len(body)
 
 
-# --- What the original's agent asks of its record service
+# --- Requests of the original's agent to its record service
 
 
 def test_its_sync_prediction_is_recorded(records: Server) -> None:
@@ -240,7 +240,7 @@ def test_a_file_may_be_shorter_than_eight_bytes(records: Server) -> None:
     assert send(records, short).status == 200
 
 
-# --- What its callers ask
+# --- Requests of its callers
 
 
 def test_a_sync_prediction(web: Server) -> None:
@@ -414,11 +414,11 @@ def test_what_waits_is_deleted_and_its_record_canceled(web: Server) -> None:
 ERRORS: dict[str, tuple[Step | None, int, str]] = {
     "it refuses the inputs": (answers({"error": "no"}, status=400), 400, "invalid_inputs"),
     "it answers 500": (answers({"error": "no"}, status=500), 502, "platform_error"),
-    "it answers what is no JSON": (says(b"<html>"), 502, "platform_error"),
+    "it answers without JSON": (says(b"<html>"), 502, "platform_error"),
     "it takes too long": (hangs, 504, "platform_timeout"),
     "it cannot be reached": (None, 502, "platform_error"),
 }
-"""What the platform does → the answer's status and code."""
+"""The platform's behavior → the answer's status and code."""
 
 
 @pytest.mark.parametrize("what", ERRORS)
@@ -617,7 +617,7 @@ print(json.dumps({name: settings.DATABASES["default"][name] if name in ("HOST", 
 
 
 def manage(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with this environment alone, besides what it needs to run."""
+    """Runs Python with only this environment and the variables Python needs."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -686,7 +686,7 @@ def test_the_sample_file_may_be_named(tmp_path: Path) -> None:
 
 
 def test_both_sample_files_together_run_a_prediction(serve: Serve, stub: Stub) -> None:
-    """All that is changed: addresses, the key, the database, and that anybody may call."""
+    """The only changes: addresses, the key, the database, and anonymous access."""
     records = serve("webhook", **{**RECORD_SERVICE, "SECRET_APIKEY": KEY, "WEBHOOK_APIKEY": "", "AWS_BUCKET": ""})
     stub.script(PREDICT, answers({"predictions": [0]}))
     here = {

@@ -1,4 +1,4 @@
-"""A Redis that keeps its connections and answers nobody."""
+"""A Redis that keeps its connections and never answers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -52,7 +52,7 @@ def runpod() -> Iterator[dict[str, str]]:
 
 
 def schemathesis(web: Server, directory: Path, *options: str, **values: str) -> dict[str, Any]:
-    """Runs it to the end against `web`; its report. Fails with all that it says if a check fails."""
+    """Runs schemathesis against `web`; its report. Raises AssertionError with its output if a check fails."""
     report = directory / "report.json"
     program = [Path(sys.executable).with_name("schemathesis"), "--config-file", ROOT / "tests/e2e/schemathesis.toml"]
     arguments = ["run", f"{web.url}/openapi.json", "--checks", "all", "--report", "json", "--report-json-path", report]

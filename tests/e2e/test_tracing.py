@@ -174,7 +174,7 @@ def test_no_span_is_made_where_traces_are_switched_off(
 ) -> None:
     web = predict(serve, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **switch)
     web.signal(signal.SIGTERM)
-    assert web.process.wait(60) == 0  # at its end a process sends what it has left
+    assert web.process.wait(60) == 0  # a process sends its last spans when it exits
     assert not collector.asked
     assert '"name": "POST /v1/predict"' not in web.output()
 

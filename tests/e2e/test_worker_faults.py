@@ -178,7 +178,7 @@ def test_a_worker_that_is_held_takes_nothing_until_it_goes_on(start: Start, slow
 
 
 def test_answers_of_redis_that_get_lost_make_nothing_run_twice(start: Start, slow_platform: SlowPlatform) -> None:
-    """Every half second the answers of a moment are dropped, with what they answered done."""
+    """Every half second, Redis executes some commands but their answers are lost."""
     proxy = Proxy(settings.REDIS_ADDRESS)
     web = start("web")
     start("worker", REDIS_ADDRESS=proxy.address)

@@ -66,7 +66,7 @@ def _quick(platform: P) -> P:
 
 @dataclass(frozen=True)
 class Direct:
-    """A platform that answers the request itself: how to make it, where it is asked, and a good answer."""
+    """A platform that answers the request itself: its factory, its route, and a good answer."""
 
     make: Callable[..., HttpPlatform]
     route: str

@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Security:
-    """What the servers ask of those who connect; `certificates` has ca.pem, server.pem and server.key."""
+    """The credentials that the servers require; `certificates` has ca.pem, server.pem and server.key."""
 
     password: str = ""
     certificates: Path | None = None
@@ -144,7 +144,7 @@ class RedisServer:
         return self.process.poll() is None and not self._is_frozen
 
     def freeze(self) -> None:
-        """It keeps its connections and answers nobody."""
+        """It keeps its connections and stops answering."""
         self._is_frozen = True
         self.process.send_signal(signal.SIGSTOP)
 

@@ -1,6 +1,6 @@
 """Real Redis servers that belong together: one alone, a Cluster of six, or one with replicas and sentinels.
 
-`start(kind, directory)` answers a topology, whose `environment()` is what an agent must be told to use it.
+`start(kind, directory)` returns a topology, whose `environment()` has the agent's settings for it.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class Topology(ABC):
         until(is_replaced, 90)
 
     def heal(self) -> None:
-        """Brings back what was killed or frozen, and waits until it could be killed again."""
+        """Restarts killed or frozen servers, and waits until the topology is healthy."""
         for server in self.servers:
             server.bring_back()
         self.wait_until_well()

@@ -42,7 +42,7 @@ def documented_routes(urlconf: str) -> set[tuple[str, str]]:
 
 
 def admin_pages() -> list[str]:
-    """A path for every page of the admin, with arguments that match no object."""
+    """A path to each page of the admin, with arguments that match no object."""
     found = {
         re.sub(r"<(\w+):\w+>", lambda match: "999" if match[1] == "int" else "x", path)
         for path, _ in patterns("config.urls")

@@ -21,7 +21,7 @@ NPM_SECONDS = 120
 
 
 class S3(Peer):
-    """`kind` is "moto" or "s3rver"; what it keeps is in `directory`, or in its memory."""
+    """`kind` is "moto" or "s3rver"; it stores objects in `directory`, or in its memory."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         port = free_port()

@@ -100,7 +100,7 @@ def test_many_predictions_wait_at_once(agent: NewAgent, kserve: ModelServer) -> 
     print(f"\n50 predictions of a second took {time.monotonic() - started:.1f} s")
 
 
-# --- What the model server sees
+# --- Requests that the model server gets
 
 
 def test_the_model_server_sees_exactly_what_kserve_understands(agent: NewAgent, kserve: ModelServer) -> None:
@@ -188,7 +188,7 @@ def test_every_error_of_a_model_server_has_its_answer(agent: NewAgent, kserve: M
     refused(400, "invalid_inputs", "iris", {"instances": "four"}, 'Expected "instances" to be a list')
     # JSON that Python reads and KServe's orjson does not: half a surrogate pair
     refused(400, "invalid_inputs", "iris", {"instances": ["\ud800"]}, "Unrecognized request format")
-    refused(400, "invalid_inputs", "nobody", {"instances": [FLOWER]}, "Model with name nobody does not exist.")
+    refused(400, "invalid_inputs", "absent", {"instances": [FLOWER]}, "Model with name absent does not exist.")
     refused(400, "invalid_inputs", "../iris", {}, "model_name")
     refused(502, "platform_error", "tired", {}, "Model with name tired is not ready.")
     refused(502, "platform_error", "iris", {}, "instances")

@@ -38,7 +38,7 @@ def test_predictions_work_again_after_a_model_server_was_stopped(agent: NewAgent
         in_flight = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 2})
         until(kserve.calls)
         kserve.terminate()
-        assert in_flight.result(20).json()["outputs"] == {"slept": 2}  # what runs is finished
+        assert in_flight.result(20).json()["outputs"] == {"slept": 2}  # running predictions finish
     kserve.wait()
 
     started = time.monotonic()

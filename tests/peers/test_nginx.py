@@ -223,7 +223,7 @@ def test_an_uploaded_file_is_read_back_at_the_url_in_the_answer(front: NewFront)
 
 
 def test_a_model_uploads_to_the_address_that_callers_use(front: NewFront, stub: Stub) -> None:
-    """As a model on another machine does, with UPLOAD_WEBHOOK_ADDRESS=https://…: nobody redirects it."""
+    """As a model on another machine does, with UPLOAD_WEBHOOK_ADDRESS=https://…: nginx does not redirect it."""
     port = free_port()
     settings = {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": stub.address}
     here = front(port, UPLOAD_WEBHOOK_ADDRESS=f"https://localhost:{port}", **settings)

@@ -1,4 +1,4 @@
-"""RunPod's real worker (1.12.0) behind a queue in the shape of its cloud: the agent beside RunPod's real client."""
+"""RunPod's real worker (1.12.0) behind a queue like its cloud's; the agent compared with RunPod's real client."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def shared_cloud() -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def workers(shared_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Worker]]:
-    """A worker whose handler is a function, and one whose handler is a generator; nobody works for DESERTED."""
+    """A worker whose handler is a function, and one whose handler is a generator; DESERTED has no worker."""
     RUNPOD.ready()
     directory = tmp_path_factory.mktemp("runpod")
     started = {
@@ -135,7 +135,7 @@ def platform(cloud: Cloud, endpoint: str) -> dict[str, str]:
 
 
 def finite(value: Any) -> Any:
-    """What the agent makes of numbers that JSON does not have."""
+    """The agent's outputs for numbers that JSON lacks."""
     if isinstance(value, dict):
         return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def upstream_of(task_id: str) -> tuple[str, str]:
 
 
 def test_the_cloud_is_one_to_runpods_real_client(real: RealOutcomes) -> None:
-    """What the other tests compare with is worth something only if it is what it should be."""
+    """The other tests compare with these answers, so they must be right."""
     statuses = {name: real[f"run {name}"]["status"] for name in SAYS}
     assert statuses == {
         **dict.fromkeys(SAYS, "COMPLETED"),
@@ -441,4 +441,4 @@ def test_a_second_attempt_comes_back_to_the_job_that_still_runs(
     assert upstream_of(task_id) == (job.id, "")
     assert (cloud.count("run"), len(cloud.jobs), cloud.count("cancel")) == (1, 1, 0)
     assert functions.events("started").count(job.id) == 1
-    print(f"\nthe job was asked about again {took:.0f} s after the kill")
+    print(f"\nthe agent polled the job again {took:.0f} s after the kill")

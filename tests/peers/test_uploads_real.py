@@ -239,4 +239,4 @@ def test_old_helper_tells_of_its_inputs(uploads: NewUploadAgent, old_writer: Hel
 
     assert docs("writer").status_code == 200
     assert docs("writer").json()["repeat"] == {"default": 3, "description": "How often", "ge": 1, "type": "int"}
-    assert (docs("nobody").status_code, docs("nobody").json()) == (200, {})
+    assert (docs("absent").status_code, docs("absent").json()) == (200, {})

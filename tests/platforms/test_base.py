@@ -1,4 +1,4 @@
-"""What all platforms share: times, messages, calls."""
+"""Code that all platforms share: times, messages, calls."""
 
 import threading
 import time

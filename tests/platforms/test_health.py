@@ -1,4 +1,4 @@
-"""What a platform says of itself without a prediction."""
+"""Health checks of the platforms, which run no prediction."""
 
 from typing import Any
 

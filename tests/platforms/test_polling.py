@@ -45,7 +45,7 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
 
 
 class Told:
-    """What a call's hooks were told, in order."""
+    """The events that a call's hooks got, in order."""
 
     def __init__(self, seconds: float = 10.0, **more: str) -> None:
         self.ids: list[str] = []
@@ -324,7 +324,7 @@ def test_a_key_that_no_header_can_hold_is_not_shown(cloud: Cloud, stub: Stub, ca
 
 @pytest.mark.parametrize("output", [7, "text", ["a"], None, {"running_time": "9s", "x": 1}])
 def test_outputs_come_as_they_are_or_wrapped(cloud: Cloud, stub: Stub, output: object) -> None:
-    """Wrapped, they are what the Go original hands on; what is inside stays as it is."""
+    """Wrapped, they equal the Go original's outputs; the contents stay unchanged."""
     cloud.script(stub, cloud.job("succeeded", output=output))
     wrapped = cloud.make(stub.address, wrap_outputs=True).predict(FLOWER, call())
     assert wrapped.outputs == {"output": output}

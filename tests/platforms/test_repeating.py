@@ -1,4 +1,4 @@
-"""What is sent again and what is not, counted at the other end, on the platforms that answer the request itself."""
+"""Which requests the agent repeats, counted by the server, on the platforms that answer the request itself."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Replicate's own: forms of a model id, whose URLs are asked with the key, server-sent events."""
+"""Replicate only: forms of a model id, URLs that get the key, server-sent events."""
 
 import json
 from typing import Any

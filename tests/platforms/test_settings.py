@@ -1,4 +1,4 @@
-"""The PLATFORMS setting: every entry can be built, and what an entry lacks is refused at start."""
+"""The PLATFORMS setting: every entry can be built, and an incomplete one fails at start."""
 
 import pytest
 

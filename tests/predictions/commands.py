@@ -1,4 +1,4 @@
-"""Commands as a shell runs them, in this process: what they print, and their exit code."""
+"""Runs commands in this process as a shell does: their output and exit code."""
 
 import io
 import json

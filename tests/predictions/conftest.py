@@ -23,7 +23,7 @@ def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def no_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The database cannot be reached: its file is nowhere, or nobody listens at its port."""
+    """Makes the database unreachable: its file does not exist, or its port refuses connections."""
     _forget_database()
     with monkeypatch.context() as patch:
         if connection.vendor == "sqlite":
@@ -43,7 +43,7 @@ def _forget_database() -> None:
 
 @pytest.fixture
 def no_watches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at predictions in flight; what an earlier test's predictions left has ended."""
+    """Stops the watches over predictions in flight, those of earlier tests too."""
     for watch in inflight.watches:
         watch.end()
     monkeypatch.setattr(inflight, "watches", [])
@@ -53,12 +53,12 @@ def no_watches(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_logs() -> Iterator[None]:
     logging.disable()
     yield
-    logging.disable(logging.NOTSET)  # which also makes loggers forget that nothing was to be logged
+    logging.disable(logging.NOTSET)  # this also clears the loggers' caches
 
 
 @pytest.fixture
 def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, no_watches: None, no_logs: None) -> None:
-    """Actors halt at every step, their platform answers as it is told to, and nothing happens by itself.
+    """Actors halt at every step, the test orders their platform's answers, and no background thread acts.
 
     Without logs: there are thousands of faults, each with a traceback.
     """

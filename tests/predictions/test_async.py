@@ -153,7 +153,7 @@ def test_nothing_in_redis_is_pickled(client: APIClient, work: Work) -> None:
 
 
 def test_a_task_takes_about_a_kilobyte_of_redis_whatever_its_inputs_and_outputs(client: APIClient, work: Work) -> None:
-    """What is queued is the task's id: inputs and outputs are in the database alone."""
+    """The queue holds the task's id; only the database has inputs and outputs."""
     for _ in range(10):
         submit(client, {"text": "x" * 100_000, "answer": "y" * 100_000})
     assert _bytes_in_redis() / 10 < 2048

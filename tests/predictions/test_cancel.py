@@ -89,7 +89,7 @@ def test_a_task_of_another_agent_is_not_canceled_here(client: APIClient) -> None
 
 
 def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configured: Callable[..., None]) -> None:
-    """A thousand races: what was canceled while pending never reaches the platform; every task ends in one state."""
+    """A thousand races: a task canceled while pending never reaches the platform; every task ends in one state."""
     configured(MAX_QUEUE_SIZE=1000)
     races = 1000
     tasks = [

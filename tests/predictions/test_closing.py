@@ -1,4 +1,4 @@
-"""A queue whose Redis ends with its pod: what waits is failed, what was predicted is written down, nothing comes in."""
+"""A queue whose Redis ends with its pod: waiting tasks fail, results reach their rows, and no task enters."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -293,7 +293,7 @@ def test_drain_running_leaves_what_waits(shell: Shell) -> None:
 def test_what_waits_moves_to_another_redis_by_the_upgrading_pages_commands(
     shell: Shell, client: APIClient, work: Callable[..., Any]
 ) -> None:
-    """The other one is empty, and so is not paused; the init check queues there what waits."""
+    """The new Redis is empty and not paused; the init check queues the pending tasks there."""
     task_id = submit(client)
     (commands,) = re.findall(r"^python manage\.py (queue pause .*)$", UPGRADING, re.MULTILINE)
     for command in commands.split(" && python manage.py "):

@@ -1,4 +1,4 @@
-"""The admin's home: its figures, what it costs, and its buttons."""
+"""The admin's home: its figures, queries and buttons."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""How statements wait for other writers of a SQLite file, and how its connections are lent."""
+"""Statements wait for other writers of a SQLite file, and threads share its connections."""
 
 import sqlite3
 import threading
@@ -133,7 +133,7 @@ def test_who_waits_for_too_long_is_told_that_the_database_is_locked(connection: 
             stack.enter_context(connection.lent_cursor())
         with pytest.raises(OperationalError, match="locked"):
             stack.enter_context(connection.lent_cursor())
-    with connection.lent_cursor() as cursor:  # nobody's place was lost
+    with connection.lent_cursor() as cursor:  # the pool still has its connection
         cursor.execute("SELECT 1")
 
 

@@ -1,4 +1,4 @@
-"""`manage.py doctor` and the diagnosis behind it: what is wrong is found, said, and can be mended."""
+"""`manage.py doctor` and its checks: they find each fault, describe it, and say how to fix it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ DOCTOR = "GET /task/doctor"
 
 
 def found(part: str, model: str = "") -> list[Finding]:
-    """What is found about one part."""
+    """The findings about one part."""
     return list(diagnose({part: checks(model)[part]}))
 
 

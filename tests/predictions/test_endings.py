@@ -1,4 +1,4 @@
-"""How Redis is told of jobs that end at about the same time."""
+"""Workers report jobs that end at about the same time together."""
 
 import threading
 import time
@@ -40,7 +40,7 @@ def test_jobs_that_come_and_end_together_cost_one_claim_and_one_end(
     before = redis_proxy.requests
     runs = claimed(worker, together)
     assert redis_proxy.requests - before == 1
-    with worker._active._reporter:  # somebody tells Redis of another
+    with worker._active._reporter:  # another thread reports to Redis
         assert all(worker._perform(run) for run in runs)
         assert redis_proxy.requests - before == 1
     worker._active.report()

@@ -1,4 +1,4 @@
-"""Predictions in flight: cancels that came before the call, and what the init check leaves alone."""
+"""Predictions in flight: cancels before the call, and tasks that the init check does not touch."""
 
 import threading
 from collections.abc import Callable

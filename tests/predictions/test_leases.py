@@ -1,4 +1,4 @@
-"""Leases: who holds a job, what a lost worker leaves behind, and that a job which exists twice runs once."""
+"""Leases: a worker holds its jobs, others take over a lost worker's jobs, and a duplicated job runs once."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ from tests.helpers.waiting import until
 
 
 def find_again() -> None:
-    """What any worker does once the leases of a lost one have lapsed."""
+    """Lets a lost worker's leases expire; another worker's ticks find its jobs."""
     tick()  # the first look after a silence only marks the time
     lapse_leases()
     tick()

@@ -68,7 +68,7 @@ def test_init_check_queues_a_waiting_task_again_however_long_it_has_waited(work:
 def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_was_lost(
     configured: Callable[..., None], platform: str
 ) -> None:
-    """And notes what came of it; a second check asks for nothing more. A job whose id was not noted runs on."""
+    """And records the outcome, so a second check sends no cancel. A job without a recorded id runs on."""
     stub = Stub()
     job = {"id": "up-1", "status": {"replicate": "canceled", "runpod": "CANCELLED"}[platform]}
     for route in ("POST /v1/predictions/up-1/cancel", "POST /v2/e/cancel/up-1"):
@@ -136,7 +136,7 @@ def test_accepted_tasks_that_redis_lost_are_queued_again_and_run_once(
     get_redis().flushall()
     work()
     assert [statuses()[task_id] for task_id in lost] == ["pending"] * 3
-    queue.enqueue(done)  # what a failover may bring back: Redis forgot that it had ended
+    queue.enqueue(done)  # a failover may bring it back, if Redis lost its end
     assert run("init_check") == "Init check: 3 enqueued again.\n"
     work()
     assert statuses() == dict.fromkeys([done, *lost], "succeeded")
@@ -258,7 +258,7 @@ def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fall() -> None:
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unexpected")
 
     monkeypatch.setattr(maintenance, "init_check", fall)
     enqueue_once(jobs.init_check, turn_seconds=60)

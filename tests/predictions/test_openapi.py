@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: what the document covers, and that each of its examples is answered as it says."""
+"""/openapi.json and /docs: the document covers every route, and each of its examples gets the described answer."""
 
 import json
 import re

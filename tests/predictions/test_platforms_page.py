@@ -1,4 +1,4 @@
-"""docs/platforms.md: what it shows of settings, hosts and requests works, and callers get the answers it explains."""
+"""docs/platforms.md: its settings, hosts and requests work, and callers get the answers it describes."""
 
 import json
 import re
@@ -24,7 +24,7 @@ WORDS = "X has 2 features, but SVC is expecting 4 features"
 ROWS = [row[0] for row in table("the caller gets", PAGE)]
 """Status and code, and then a sentence in quotation marks, or the model server's own words."""
 
-# The start of a row → what stands at KSERVE_ADDRESS; None: nothing
+# The start of a row → the server at KSERVE_ADDRESS; None: none
 SITUATIONS: dict[str, Step | None] = {
     '502 `platform_error`: "': None,
     '400 `invalid_inputs`: "': says(b"<html>404 Not Found</html>", status=404, content_type="text/html"),

@@ -1,4 +1,4 @@
-"""Signing in to the admin: guesses are few, and cost nobody else anything."""
+"""Signing in to the admin: guesses are limited, and do not lock out others."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The task list's dates, order and pages: what they offer without reading the table."""
+"""The task list's dates, order and pages, which read only parts of the table."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +34,7 @@ def found(page: str) -> list[str]:
 
 
 def links(page: str) -> dict[str, str]:
-    """The dates that are offered: what is written there → where it leads."""
+    """The offered dates: label → link."""
     offered = page[page.index('class="toplinks') :]
     offered = offered[: offered.index("</ul>")]
     told = re.findall(r'href="([^"]*)"[^>]*>\s*(?:<span[^>]*>[^<]*</span>)?\s*([^<]*?)\s*</a>', offered)

@@ -1,4 +1,4 @@
-"""Tasks that wait in the queue again, because their worker handed them back or was lost: what they and routes say."""
+"""Tasks that wait in the queue again because their worker requeued them or was lost: their rows and the API."""
 
 import threading
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def lose_a_worker(run: Run | None = None) -> str:
 
 
 def give_one_back(run: Run | None = None) -> str:
-    """A worker that is told to end hands a task back."""
+    """A worker requeues a task when it stops."""
     run = run or take()
     runner.put_back([(run.job_id, run.execution_id)], lost=False)
     hand_back(run)
@@ -186,7 +186,7 @@ def test_the_result_of_a_run_that_was_taken_for_lost_is_refused_once_the_next_on
 
 
 def test_where_the_database_is_away_the_next_run_still_follows(client: APIClient, work: Callable[..., Any]) -> None:
-    """The row says `running` until then, and the routes go by what waits."""
+    """The row says `running` until then; the API answers by the queue."""
 
     def no_database(*args: object) -> None:
         raise OperationalError("the server closed the connection")

@@ -160,7 +160,7 @@ def test_a_job_that_raises_an_error_leaves_its_traceback_in_the_log(
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a worker does every second or five it does all the time."""
+    """Makes a worker repeat its periodic work without a pause."""
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(supervisor, "BEAT_SECONDS", 0.2)
 

@@ -1,4 +1,4 @@
-"""What a record client may not write, however it is put; the row stays as it was."""
+"""Record updates that no client may make; the row stays unchanged."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Uploads: who may, what is kept, how it is served, when it goes."""
+"""Uploads: permissions, storage, downloads and deletion."""
 
 import errno
 import re
@@ -179,7 +179,7 @@ def test_a_thousand_files_come_in_one_batch_and_no_more(client: APIClient, task:
 
 
 class StubbornStorage(TidyFileStorage):
-    """A disk that is full after so many files, and keeps some of them for ever."""
+    """A disk that is full after this many files, and cannot delete some of them."""
 
     takes = 10**9
     keeps: set[str] = set()
