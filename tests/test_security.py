@@ -162,7 +162,7 @@ def test_staff_without_permissions_see_no_task(client: APIClient) -> None:
         assert browser.get(path).status_code == 403, path
 
 
-def test_who_may_view_may_not_act() -> None:
+def test_view_permission_allows_no_action() -> None:
     task = TaskFactory(model_name="m")
     browser = staff("view_task")
     for path in (TASKS, f"{TASKS}{task.pk}/change/", QUEUES, f"{QUEUES}queues/0/", f"{QUEUES}stats.json"):
@@ -176,7 +176,7 @@ def test_who_may_view_may_not_act() -> None:
     assert (task.status, queue.paused()) == ("pending", False)
 
 
-def test_who_may_cancel_may_do_nothing_else_to_a_task() -> None:
+def test_cancel_permission_allows_nothing_else_on_a_task() -> None:
     task = TaskFactory(model_name="m")
     browser = staff("view_task", "cancel_task")
     assert browser.post(f"{TASKS}{task.pk}/change/", {"status": "failed"}).status_code == 403
@@ -187,7 +187,7 @@ def test_who_may_cancel_may_do_nothing_else_to_a_task() -> None:
     assert task.status == "canceled"
 
 
-def test_who_may_cancel_may_press_the_dashboards_buttons_and_act_on_a_queue() -> None:
+def test_cancel_permission_allows_the_dashboards_buttons_and_queue_actions() -> None:
     waiting = str(submission.submit(submission.PredictionRequest(model_name="m", inputs={})).pk)
     browser = staff("view_task", "cancel_task")
     assert browser.post("/admin/agent/queue/pause").status_code == 302

@@ -96,7 +96,7 @@ def test_callers_reach_the_example_by_its_ingress() -> None:
     }
 
 
-def test_the_ingress_lets_pass_what_the_agent_takes_and_waits_as_long_as_it_does() -> None:
+def test_the_ingress_has_the_agents_size_and_time_limits() -> None:
     (ingress,) = of_kind(render("shared-all"), "Ingress")
     notes = {key.rpartition("/")[2]: value for key, value in ingress["metadata"]["annotations"].items()}
     body = int(notes["proxy-body-size"].removesuffix("m")) * 1024**2
@@ -201,7 +201,7 @@ def test_pods_get_the_time_that_their_processes_take_to_end(variant: str) -> Non
 
 
 @pytest.mark.parametrize("row", table("pod", DEPLOYING), ids=lambda row: row[0])
-def test_the_deploying_page_says_a_pods_grace_and_what_it_is_made_of(row: list[str]) -> None:
+def test_the_deploying_page_explains_a_pods_grace_period(row: list[str]) -> None:
     local = named(render("local"), "StatefulSet", "serving-agent")
     pods = [
         local if "local-redis" in who else named(render("shared-all"), "Deployment", f"serving-agent-{who}")
@@ -239,7 +239,7 @@ def test_web_leaves_only_after_proxies_know_of_it(variant: str) -> None:
 
 
 @EVERY
-def test_who_scales_a_deployment_has_it_to_himself(variant: str) -> None:
+def test_an_autoscaled_deployment_sets_no_replicas_of_its_own(variant: str) -> None:
     objects = render(variant)
     scaled = [
         thing["spec"]["scaleTargetRef"]["name"] for thing in of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")
@@ -346,7 +346,7 @@ def admitted(objects: tuple[Object, ...], workload: Object, direction: str) -> l
 
 
 @EVERY
-def test_pods_take_in_what_is_for_them_and_nothing_else(variant: str) -> None:
+def test_network_policies_admit_only_the_documented_traffic(variant: str) -> None:
     objects = render(variant)
     for workload in manifests.workloads(objects):
         assert sorted(admitted(objects, workload, "Ingress") or []) == sorted(
@@ -356,7 +356,7 @@ def test_pods_take_in_what_is_for_them_and_nothing_else(variant: str) -> None:
 
 
 @EVERY
-def test_pods_reach_what_the_settings_name_and_not_just_anything(variant: str) -> None:
+def test_network_policies_let_pods_reach_only_the_services_of_the_settings(variant: str) -> None:
     objects = render(variant)
     # A gateway's port 80 is 8080 in its pod; 12000 is a record service, 4318 a collector of traces.
     wanted = {("TCP", port) for port in (53, 5432, 80, 443, 8080, 8443, 12000, 4318)} | {("UDP", 53)}

@@ -176,7 +176,7 @@ KINDS = {"job": "Job", "deploy": "Deployment", "statefulset": "StatefulSet", "sv
 
 
 @pytest.mark.parametrize("page", [DEPLOYING, UPGRADING], ids=["deploying", "upgrading"])
-def test_what_a_command_of_a_page_names_is_there(page: str) -> None:
+def test_files_in_documented_commands_exist(page: str) -> None:
     there = {name(thing) for variant in ("example", "local") for thing in render(variant)}
     commands = "\n".join(re.findall(r"^kubectl [^#\n]*", page, re.MULTILINE))
     asked = re.findall(rf"\b({'|'.join(KINDS)})[/ ]([a-z-]+)", commands)
@@ -300,7 +300,7 @@ def test_a_service_reaches_one_workload_at_a_port_that_it_has(variant: str) -> N
 
 
 @EVERY
-def test_a_selector_selects_what_its_workload_makes_and_nothing_else(variant: str) -> None:
+def test_a_selector_matches_only_its_workloads_pods(variant: str) -> None:
     objects = render(variant)
     for workload in of_kind(objects, "Deployment", "StatefulSet"):
         assert [name(w) for w in workloads(objects) if selects(workload["spec"]["selector"], w)] == [name(workload)]
@@ -315,7 +315,7 @@ def test_a_selector_selects_what_its_workload_makes_and_nothing_else(variant: st
 
 
 @EVERY
-def test_every_object_says_what_it_belongs_to(variant: str) -> None:
+def test_every_object_has_the_common_labels(variant: str) -> None:
     for thing in render(variant):
         if thing["kind"] in ("ConfigMap", "Namespace"):  # the first is made by kustomize
             continue

@@ -233,7 +233,7 @@ def test_the_pods_of_the_shared_redis_come_up_and_predict(cluster: Callable[...,
             assert not told["OOMKilled"]
 
 
-def test_a_pod_of_the_shared_redis_that_leaves_finishes_what_it_began(cluster: Callable[..., Cluster]) -> None:
+def test_a_leaving_pod_of_the_shared_redis_finishes_its_work(cluster: Callable[..., Cluster]) -> None:
     shared = cluster("shared-all")
     shared.run_and_wait(named(shared.objects, "StatefulSet", "redis"))
     migrate(shared)
@@ -268,7 +268,7 @@ def test_the_pod_with_its_own_redis_comes_up_and_predicts(cluster: Callable[...,
     assert "rq:queue:serving-agent-0" in known  # the pod's name is its queue's
 
 
-def test_a_pod_with_its_own_redis_that_leaves_fails_what_waits_and_finishes_what_runs(
+def test_a_leaving_pod_with_its_own_redis_finishes_running_tasks_and_fails_waiting_ones(
     cluster: Callable[..., Cluster],
 ) -> None:
     local = cluster("local")

@@ -114,7 +114,7 @@ def test_a_healthy_deployment_has_no_problem(
     assert {part: level for part, level in levels().items() if level != "ok"} == {"upload address": "warning"}
 
 
-def test_a_broken_deployment_is_said_to_be_one(manage: Callable[..., Manage]) -> None:
+def test_doctor_reports_a_broken_deployment(manage: Callable[..., Manage]) -> None:
     nowhere = f"127.0.0.1:{closed_port()}"
     started = time.monotonic()
     code, out, err = manage(
@@ -133,7 +133,7 @@ def test_a_broken_deployment_is_said_to_be_one(manage: Callable[..., Manage]) ->
     assert "sesame" not in out
 
 
-def test_a_platform_that_hangs_is_told_in_time(stub: Stub, manage: Callable[..., Manage]) -> None:
+def test_doctor_reports_a_hanging_platform_in_time(stub: Stub, manage: Callable[..., Manage]) -> None:
     stub.script("GET /v1/models/llm", hangs)
     code, out, _ = manage("doctor", "--model", "llm", "--json", **on_kserve(stub)).end()
     (finding,) = [finding for finding in json.loads(out)["findings"] if finding["part"] == "platform"]
@@ -296,7 +296,7 @@ def test_exit_codes(manage: Callable[..., Manage]) -> None:
     assert manage("queue", "size", REDIS_ADDRESS=f"127.0.0.1:{closed_port()}").end()[0] == 1
 
 
-def test_logs_are_on_stderr_and_all_of_them_are_there_where_they_are_asked_for(manage: Callable[..., Manage]) -> None:
+def test_logs_are_on_stderr_and_verbose_shows_all_of_them(manage: Callable[..., Manage]) -> None:
     for asked, is_there in (([], False), (["-v", "2"], True)):
         code, out, err = manage("predict", "m", "--inputs", '{"answer": 7}', *asked).end()
         assert (code, out) == (0, "7\n")

@@ -256,7 +256,7 @@ def test_with_finish_the_stream_of_a_caller_who_leaves_is_read_to_its_end(
     caller.close()
 
 
-def test_with_finish_a_stream_that_nobody_reads_can_still_be_canceled(serve: Serve, stub: Stub) -> None:
+def test_with_finish_an_abandoned_stream_can_still_be_canceled(serve: Serve, stub: Stub) -> None:
     stub.script("POST /v1/models/m:predict", streams_one_and_waits)
     web = serve("web", ML_PLATFORM="kserve", KSERVE_ADDRESS=stub.address, ON_DISCONNECT="finish")
     caller = ask(web, "/v1/generate")

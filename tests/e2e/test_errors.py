@@ -144,7 +144,7 @@ def headers(count: int, length: int) -> str:
         (f"/task/{'x' * 4096}", 100, 8000, 414),
     ],
 )
-def test_what_is_just_within_the_bounds_of_a_request_is_read_and_what_is_beyond_is_refused(
+def test_requests_up_to_the_limits_are_read_and_larger_ones_refused(
     serve: Serve, path: str, count: int, length: int, status: int
 ) -> None:
     web = serve("web")
@@ -169,7 +169,7 @@ def test_what_is_just_within_the_bounds_of_a_request_is_read_and_what_is_beyond_
         ("POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: snow\r\n\r\n", 400, "invalid_request"),
     ],
 )  # fmt: skip
-def test_what_is_not_http_is_refused_as_json(serve: Serve, request_text: str, status: int, code: str) -> None:
+def test_input_that_is_not_http_gets_an_error_as_json(serve: Serve, request_text: str, status: int, code: str) -> None:
     web = serve("web")
     with socket.create_connection(("127.0.0.1", web.port), timeout=30) as sock:
         sock.sendall(request_text.encode())

@@ -83,7 +83,7 @@ def test_a_process_that_slept_through_the_election_writes_to_the_new_master(
     assert_outputs_belong_to_inputs()
 
 
-def test_what_a_lagging_replica_never_got_is_queued_again_by_the_init_check(
+def test_the_init_check_requeues_tasks_that_a_lagging_replica_missed(
     serve: Serve, slow_platform: SlowPlatform, servers: Topology
 ) -> None:
     settings = {**slow_platform.environment(), "MAX_QUEUE_SIZE": "1000"}

@@ -404,7 +404,7 @@ def test_the_queue_is_paused_and_goes_on(web: Server) -> None:
     assert ask(web, "unpause", OPERATOR).json == {"paused": False}
 
 
-def test_what_waits_is_deleted_and_its_record_canceled(web: Server) -> None:
+def test_waiting_jobs_are_deleted_and_their_records_canceled(web: Server) -> None:
     task_id = ask(web, "predict later").json["id"]
     deleted = ask(web, "delete pending", OPERATOR)
     assert deleted.json == {"num_of_pending_tasks": 1, "num_of_deleted_tasks": 1}
@@ -454,7 +454,7 @@ def test_a_record_service_that_does_not_answer_is_a_503(serve: Serve) -> None:
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
 
 
-def test_callers_need_a_key_unless_anonymous_ones_are_let_in(serve: Serve) -> None:
+def test_callers_need_a_key_unless_anonymous_access_is_allowed(serve: Serve) -> None:
     closed = serve("web", ALLOW_ANONYMOUS="")
     with_keys = serve("web", API_KEYS="mine,yours")
     for web in (closed, with_keys):

@@ -147,7 +147,7 @@ def test_a_worker_told_to_end_while_redis_is_away_ends_with_its_predictions(
     assert len(slow_platform.calls()) == len(crowd.accepted)
 
 
-def test_what_a_worker_hands_back_while_redis_is_away_is_the_same_attempt_later(
+def test_a_task_requeued_while_redis_is_away_keeps_its_attempt(
     start: Start, slow_platform: SlowPlatform, redis_server: OwnRedis
 ) -> None:
     """At a second SIGTERM, the rows say that the worker requeued its tasks."""

@@ -108,7 +108,7 @@ def assert_thorough(report: dict[str, Any], web: Server, *operations: str) -> No
     assert set(operations or answered) - {"live", "ready", "getMetrics"} <= succeeded
 
 
-def test_the_agent_is_what_its_document_says(serve: Serve, tmp_path: Path) -> None:
+def test_the_agent_behaves_as_documented(serve: Serve, tmp_path: Path) -> None:
     web = serve("web", LOCAL_PREDICTOR="tests.helpers.obliging_predictor:predict", **KEYS)
     serve("worker", LOCAL_PREDICTOR="tests.helpers.obliging_predictor:slowly", WORKER_CONCURRENCY="1", **KEYS)
     painting = TaskFactory(model_name="painter", status="running")
@@ -121,7 +121,7 @@ def test_the_agent_is_what_its_document_says(serve: Serve, tmp_path: Path) -> No
     assert_thorough(report, web, *(answers_of(web).keys() - {"generate", "cancelTask"}))
 
 
-def test_streams_are_what_the_document_says(serve: Serve, runpod: dict[str, str], tmp_path: Path) -> None:
+def test_streams_behave_as_documented(serve: Serve, runpod: dict[str, str], tmp_path: Path) -> None:
     web = serve("web", **KEYS, **runpod)
     only = ("--include-operation-id", "generate", "--include-operation-id", "getTask", "--max-examples", "25")
     report = schemathesis(web, tmp_path, *only)

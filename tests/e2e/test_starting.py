@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("process", ["web", "worker", "scheduler"])
-def test_a_process_that_is_still_starting_ends_when_it_is_told_to(process: str) -> None:
+def test_a_starting_process_ends_at_sigterm(process: str) -> None:
     """At many moments: before Python listens to signals, while gunicorn forks, while Django is loaded, and after."""
     environment = {
         **os.environ,

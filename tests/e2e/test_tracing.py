@@ -117,7 +117,7 @@ def test_a_failed_prediction_is_an_error_in_its_trace(
     }
 
 
-def test_while_tracing_is_off_the_callers_trace_is_handed_on(
+def test_without_tracing_the_callers_trace_is_still_propagated(
     serve: Callable[..., Server], collector: Collector, platform: Stub
 ) -> None:
     web = serve("web", ML_PLATFORM="k8s", K8SPLUGIN_ADDRESS=platform.address)

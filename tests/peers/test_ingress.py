@@ -81,7 +81,7 @@ def test_connections_to_the_ingress_are_used_again(agent: NewAgent, ingress: Ing
     print(f"\n40 predictions over {len(connections)} connections")
 
 
-def test_of_all_refusals_only_a_500_costs_a_connection(agent: NewAgent, ingress: Ingress) -> None:
+def test_only_a_500_closes_the_connection(agent: NewAgent, ingress: Ingress) -> None:
     """Without the ingress, the model server closes the connection after a 500; the agent cannot tell who answers."""
     here = agent(ingress.address)
     for _ in range(5):

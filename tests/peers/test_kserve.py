@@ -342,7 +342,7 @@ def test_a_real_stream_that_dies_is_a_failed_task(agent: NewAgent, kserve: Model
 
 
 @pytest.mark.parametrize("how", ["the caller leaves", "the task is canceled"])
-def test_a_real_stream_that_nobody_wants_ends_at_the_model_too(agent: NewAgent, kserve: ModelServer, how: str) -> None:
+def test_an_abandoned_real_stream_ends_at_the_model_too(agent: NewAgent, kserve: ModelServer, how: str) -> None:
     here = agent(kserve.address)
     with generate(here, {"mood": "stream", "count": 200, "pause": 0.1}) as response:
         next(response.iter_lines(chunk_size=1))

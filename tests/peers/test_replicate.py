@@ -383,7 +383,7 @@ def test_a_sync_prediction_is_canceled_by_its_id(here: NewHere, gateway: Gateway
     assert agent.task(task_id)["status"] == "canceled"
 
 
-def test_a_prediction_canceled_by_somebody_else_fails(here: NewHere, gateway: Gateway, answers: Cog) -> None:
+def test_a_prediction_canceled_by_another_client_fails(here: NewHere, gateway: Gateway, answers: Cog) -> None:
     agent = here(worker=True)
     task_id = agent.submit("m", {"mood": "sleep", "seconds": 60, "name": "theirs"})
     until(lambda: "theirs" in answers.events("started"))

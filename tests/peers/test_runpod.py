@@ -211,7 +211,7 @@ def test_every_prediction_ends_as_for_the_real_client(here: NewHere, cloud: Clou
     assert (cloud.count("run"), cloud.count("cancel"), len(cloud.jobs)) == (2 * len(SAYS), 0, 2 * len(SAYS))
 
 
-def test_of_an_exception_only_its_message_reaches_anybody(here: NewHere, cloud: Cloud) -> None:
+def test_only_the_message_of_an_exception_is_shown(here: NewHere, cloud: Cloud) -> None:
     agent = here(worker=True)
     inputs = {"mood": "raise", "why": "the size must be below 4096\nand above 0"}
     answer = agent.predict("m", inputs)
@@ -248,7 +248,7 @@ def test_the_cloud_is_asked_for_one_run_with_the_input_alone(here: NewHere, clou
         assert "of-the-caller" not in str(headers)
 
 
-def test_a_cloud_that_is_busy_is_asked_again(here: NewHere, cloud: Cloud) -> None:
+def test_requests_to_a_busy_cloud_are_repeated(here: NewHere, cloud: Cloud) -> None:
     cloud.busy_runs = cloud.busy_polls = 1
     began = time.monotonic()
     assert here().predict("m", {"mood": "say", "say": 1}).json()["outputs"] == 1
@@ -347,7 +347,7 @@ def test_at_the_deadline_the_job_is_canceled(here: NewHere, cloud: Cloud, functi
     until(lambda: set(cloud.jobs) <= set(functions.events("stopped")))
 
 
-def test_a_job_that_nobody_takes_is_canceled_too(here: NewHere, cloud: Cloud) -> None:
+def test_a_job_without_a_worker_is_canceled_too(here: NewHere, cloud: Cloud) -> None:
     agent = here(DESERTED, RUNPOD_REQUEST_TIMEOUT="1")
     assert_error(agent.predict("m", {"mood": "say", "say": 1}), 504, "platform_timeout")
     job = only_job(cloud)
@@ -404,7 +404,7 @@ def test_a_sync_prediction_is_canceled_by_its_id(here: NewHere, cloud: Cloud, fu
     assert agent.task(task_id)["status"] == "canceled"
 
 
-def test_a_job_canceled_by_somebody_else_fails(here: NewHere, cloud: Cloud, functions: Worker) -> None:
+def test_a_job_canceled_by_another_client_fails(here: NewHere, cloud: Cloud, functions: Worker) -> None:
     agent = here(worker=True)
     task_id = agent.submit("m", {"mood": "sleep", "seconds": 60})
     job = only_job(cloud)

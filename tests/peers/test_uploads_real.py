@@ -129,7 +129,7 @@ def test_many_predictions_upload_through_one_web_process(uploads: NewUploadAgent
     assert Upload.objects.count() == 60
 
 
-def test_where_to_upload_is_the_agents_to_say(uploads: NewUploadAgent, painter: HelperServer) -> None:
+def test_callers_cannot_choose_the_upload_address(uploads: NewUploadAgent, painter: HelperServer) -> None:
     here = uploads(painter)
     response = here.predict("painter", {"count": 1, "upload_webhook": f"http://127.0.0.1:{free_port()}/upload"})
     assert_drawn(here, response.json(), 1)

@@ -115,7 +115,7 @@ def test_a_wait_ends_at_the_deadline() -> None:
     assert time.monotonic() - began >= 0.05
 
 
-def test_a_call_without_hooks_can_be_told() -> None:
+def test_a_call_works_without_hooks() -> None:
     call = Call(timeout_seconds=1)
     call.submitted("job-1")
     call.canceled_upstream("canceled")

@@ -33,7 +33,7 @@ def test_a_hostile_answer_to_a_submission_is_an_error(stub: Stub, cloud: Cloud, 
 
 @pytest.mark.parametrize("cloud", CLOUDS, ids=lambda cloud: cloud.submit)
 @pytest.mark.parametrize("how", sorted(set(HOSTILE) - {"compressed twice", "a redirect"}))
-def test_a_hostile_answer_to_a_poll_is_asked_again(stub: Stub, cloud: Cloud, how: str) -> None:
+def test_a_poll_with_a_hostile_answer_is_repeated(stub: Stub, cloud: Cloud, how: str) -> None:
     cloud.script(stub, HOSTILE[how], cloud.job("succeeded", output="fine"))
     platform = cloud.make(stub.address, max_response_bytes=10_000_000)
     assert platform.predict(FLOWER, call()).outputs == "fine"
@@ -48,7 +48,7 @@ def test_a_line_of_a_stream_is_passed_on_as_text_where_it_is_no_message(stub: St
     assert [chunk.data for chunk in chunks] == [line.decode()]
 
 
-def test_inputs_that_nobody_could_read_are_refused_before_they_are_sent(stub: Stub) -> None:
+def test_inputs_nested_too_deeply_are_refused_before_they_are_sent(stub: Stub) -> None:
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]

@@ -159,7 +159,7 @@ def test_the_outputs_of_a_stream_become_chunks_and_its_logs_do_not(stub: Stub) -
     assert stub.count(REPLICATE.cancel) == 0
 
 
-def test_each_output_is_handed_on_before_the_next_is_sent(stub: Stub) -> None:
+def test_each_output_is_forwarded_at_once(stub: Stub) -> None:
     script_stream(stub, sse(event("output", "a"), b"", event("output", "b"), event("done", "{}")))
     stream = replicate(stub.address).stream(FLOWER, call())
     assert next(stream).data == "a"  # the stub sends no more until the gate opens

@@ -26,7 +26,7 @@ def test_every_platform_of_the_settings_can_be_built(name: str) -> None:
         ("runpod", ["RUNPOD_APIKEY", "RUNPOD_MODEL_ID"]),
     ],
 )
-def test_a_platform_without_what_it_needs_is_refused_at_start(name: str, needed: list[str]) -> None:
+def test_an_incomplete_platform_is_refused_at_start(name: str, needed: list[str]) -> None:
     status, said = check(ML_PLATFORM=name)
     assert status != 0
     assert said.count("(agent.E012)") == len(needed)

@@ -103,7 +103,7 @@ def test_a_tasks_page_is_read_only_and_shows_what_happened(admin: Client, client
     assert Task.objects.get().status == "succeeded"
 
 
-def test_a_tasks_page_says_what_came_of_canceling_the_platforms_job(admin: Client) -> None:
+def test_a_tasks_page_shows_the_outcome_of_canceling_the_platforms_job(admin: Client) -> None:
     task = TaskFactory(model_name="m", status="canceled", upstream_id="job-1", upstream_cancel="already finished")
     page = admin.get(f"{LIST}{task.pk}/change/").content.decode()
     assert "job-1" in page

@@ -107,7 +107,7 @@ def test_a_tasks_pages(browser: Client, attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_stands_in_an_address(browser: Client, attack: str) -> None:
+def test_hostile_addresses(browser: Client, attack: str) -> None:
     for path, query in (
         ("/admin/predictions/task/", {"q": attack}),
         ("/admin/predictions/task/", {"user_id": attack, "model_name": attack}),

@@ -88,7 +88,7 @@ def test_a_task_of_another_agent_is_not_canceled_here(client: APIClient) -> None
     assert Task.objects.get().status == "running"
 
 
-def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configured: Callable[..., None]) -> None:
+def test_exactly_one_of_a_cancel_and_a_start_wins(client: APIClient, configured: Callable[..., None]) -> None:
     """A thousand races: a task canceled while pending never reaches the platform; every task ends in one state."""
     configured(MAX_QUEUE_SIZE=1000)
     races = 1000

@@ -26,7 +26,7 @@ from tests.helpers.workers import StartWorker
 BODY = {"model_name": "m", "inputs": {}}
 
 
-def test_what_waits_is_failed_and_its_place_is_free(client: APIClient) -> None:
+def test_waiting_tasks_fail_and_free_their_places(client: APIClient) -> None:
     ids = [submit(client) for _ in range(5)]
     assert shutdown.close_queue() == 5
     for task in Task.objects.all():
@@ -67,7 +67,7 @@ def test_a_prediction_that_was_made_is_written_down(client: APIClient) -> None:
     assert queue.sizes() == queue.Sizes(0, 0)
 
 
-def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_queue(
+def test_a_stopping_worker_goes_on_for_a_while_and_then_closes_the_queue(
     client: APIClient, start_worker: StartWorker
 ) -> None:
     long = submit(client, {"wait": True})
@@ -86,9 +86,7 @@ def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_qu
     assert {status_of(long), status_of(another_long)} == {"succeeded"}
 
 
-def test_what_a_worker_cannot_finish_in_time_is_failed_with_the_queue(
-    client: APIClient, start_worker: StartWorker
-) -> None:
+def test_unfinished_tasks_fail_when_the_queue_closes(client: APIClient, start_worker: StartWorker) -> None:
     """Handed back to a Redis that is about to end it would be lost."""
     task_id = submit(client, {"wait": True})
     running = start_worker(concurrency=1, shutdown_seconds=0.1, before_finishing=shutdown.close_queue)

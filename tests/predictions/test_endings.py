@@ -48,7 +48,7 @@ def test_jobs_that_come_and_end_together_cost_one_claim_and_one_end(
     assert queue.sizes() == queue.Sizes(0, 0)
 
 
-def test_who_ends_while_redis_is_being_told_of_another_need_not_wait(
+def test_a_job_that_ends_during_another_report_does_not_wait(
     client: APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = new_worker()
@@ -92,7 +92,7 @@ def test_one_whose_end_cannot_be_stored_keeps_no_other_from_ending(client: APICl
     assert not worker._active.all()
 
 
-def test_what_nobody_foresaw_takes_no_slot_along(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_leaks_no_slot(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = new_worker()
     submit(client)
     (run,) = claimed(worker, 1)

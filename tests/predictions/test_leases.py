@@ -58,7 +58,7 @@ class BeatsMeanwhile(Bookkeeping):
         return super().restore(run)
 
 
-def test_a_job_is_handed_back_although_a_beat_put_it_back_into_an_emptied_redis_meanwhile(client: APIClient) -> None:
+def test_a_job_is_requeued_although_a_heartbeat_restored_it_in_an_emptied_redis(client: APIClient) -> None:
     task_id = submit(client)
     books = BeatsMeanwhile("beating")
     (run,), _ = books.claim("default", 1)
@@ -75,9 +75,7 @@ def test_a_lost_workers_job_goes_to_the_front(client: APIClient) -> None:
     assert queue.waiting_ids() == [first, second]
 
 
-def test_a_job_that_was_handed_out_but_not_begun_has_had_no_attempt(
-    client: APIClient, work: Callable[..., Any]
-) -> None:
+def test_a_claimed_job_that_never_started_has_had_no_attempt(client: APIClient, work: Callable[..., Any]) -> None:
     submit(client)
     for _ in range(MOST_LOSSES):
         claim()
@@ -139,7 +137,7 @@ def step_clock(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("step", [3600, -3600])
-def test_what_waits_for_its_time_is_not_held_up_by_a_step_of_the_clock(client: APIClient, step: int) -> None:
+def test_a_step_of_the_clock_does_not_delay_scheduled_jobs(client: APIClient, step: int) -> None:
     task_id = submit(client)
     (run,) = claim()
     Bookkeeping("lost").end([Ending(run, "scheduled")])
@@ -185,9 +183,7 @@ def test_a_job_that_exists_twice_runs_once(client: APIClient, work: Callable[...
     assert (task.status, task.run_id) == ("running", run.execution_id)
 
 
-def test_a_run_that_was_handed_back_is_followed_as_the_same_attempt(
-    client: APIClient, work: Callable[..., Any]
-) -> None:
+def test_the_run_after_a_requeue_is_the_same_attempt(client: APIClient, work: Callable[..., Any]) -> None:
     submit(client)
     for _ in range(3):
         (run,) = claim()
@@ -212,7 +208,7 @@ def test_a_late_write_of_an_older_run_is_refused(client: APIClient) -> None:
     assert (task.status, task.run_id, task.attempt) == ("running", "new", 2)
 
 
-def test_a_run_may_not_follow_one_that_nobody_ended(client: APIClient) -> None:
+def test_a_run_may_not_follow_an_unfinished_one(client: APIClient) -> None:
     task_id = submit(client)
     lifecycle.start(task_id, run_id="one")
     with pytest.raises(InvalidTransition):
@@ -251,7 +247,7 @@ def test_a_job_that_has_ended_is_not_queued_again(client: APIClient, work: Calla
     assert len(predictors.calls) == 1
 
 
-def test_a_limit_that_nobody_can_read_is_the_usual_one(client: APIClient) -> None:
+def test_an_unreadable_limit_falls_back_to_the_default(client: APIClient) -> None:
     task_id = submit(client)
     get_redis().hset(Job.key_for(task_id), "timeout", "soon")
     (run,) = claim()

@@ -42,7 +42,7 @@ TOO_OLD_TO_WAIT = 49 * HOUR
 """Seconds; TASK_RETENTION is 48 hours."""
 
 
-def test_init_check_settles_what_nothing_works_on(work: Callable[..., Any]) -> None:
+def test_init_check_settles_lost_tasks(work: Callable[..., Any]) -> None:
     old_running, forgotten = task("running", 400), task("pending", TOO_OLD_TO_WAIT)
     young_running = task("running", 10)
     other_agent = task("running", 9999, agent="other")
@@ -107,7 +107,7 @@ def test_init_check_does_not_wait_long_for_a_platform_that_does_not_answer(confi
     assert notes == ["no answer"] * 3 + ["not asked: the platform does not answer"] * 3
 
 
-def test_init_check_leaves_what_has_a_job(client: APIClient) -> None:
+def test_init_check_leaves_tasks_with_a_job(client: APIClient) -> None:
     waiting = submit(client)
     running = task("running", 9999)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {f"{running.pk}:run": 9e12})

@@ -389,7 +389,7 @@ def explore(machine: type[Tasks], **chosen: Any) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_task_ends_once_whoever_comes_between(staged: None, stage: str) -> None:
+def test_every_task_ends_once_in_every_interleaving(staged: None, stage: str) -> None:
     machine = type("Tasks", (Tasks,), {"opening": (stage,)})
     # What fails is shown as it was found: making it smaller takes minutes.
     explore(

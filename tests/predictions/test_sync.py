@@ -194,7 +194,7 @@ def test_the_platform_is_asked_once(client: APIClient) -> None:
     assert predictors.calls == [{"model_name": "iris", **INPUTS}]
 
 
-def test_redis_is_asked_nothing_for_a_prediction(client: APIClient, redis_proxy: Proxy, no_watches: None) -> None:
+def test_a_sync_prediction_needs_no_redis(client: APIClient, redis_proxy: Proxy, no_watches: None) -> None:
     """Only the watch over all that run asks, twice a second for all of them."""
     before = redis_proxy.requests
     assert predict(client).status_code == 200

@@ -124,7 +124,7 @@ def test_delete_pending_cancels_all_that_wait_however_they_came_there(client: AP
 
 
 @pytest.mark.parametrize("comes_back", [lose_a_worker, give_one_back])
-def test_what_comes_back_to_a_full_queue_waits_there_and_no_submission_is_accepted(
+def test_tasks_return_to_a_full_queue_and_submissions_are_refused(
     client: APIClient, configured: Callable[..., None], comes_back: Callable[[Run], str]
 ) -> None:
     configured(MAX_QUEUE_SIZE=1)
@@ -185,7 +185,7 @@ def test_the_result_of_a_run_that_was_taken_for_lost_is_refused_once_the_next_on
     assert row(late.pk) == ("running", 2)
 
 
-def test_where_the_database_is_away_the_next_run_still_follows(client: APIClient, work: Callable[..., Any]) -> None:
+def test_without_the_database_the_next_run_still_follows(client: APIClient, work: Callable[..., Any]) -> None:
     """The row says `running` until then; the API answers by the queue."""
 
     def no_database(*args: object) -> None:

@@ -123,7 +123,7 @@ def asked(run: Run, task: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["worker", "web", "Redis"])
-def test_the_death_of_one_process_ends_all_and_is_told(checkout: Path, name: str) -> None:
+def test_the_death_of_one_process_is_reported_and_ends_all(checkout: Path, name: str) -> None:
     program = {"worker": "rqworker", "web": "gunicorn", "Redis": "-server"}[name]
     with running(checkout, seconds=600) as run:
         leaders = [pid for pid, command in run.processes().items() if program in command and os.getpgid(pid) == pid]
@@ -133,7 +133,7 @@ def test_the_death_of_one_process_ends_all_and_is_told(checkout: Path, name: str
         assert run.processes() == {}
 
 
-def test_a_checkout_runs_once_and_again_after_it_was_killed(checkout: Path) -> None:
+def test_a_checkout_runs_once_and_again_after_a_kill(checkout: Path) -> None:
     with running(checkout, seconds=600) as first:
         second = Run(checkout)
         assert second.process.wait(30) == 1
