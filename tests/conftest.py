@@ -1,16 +1,13 @@
 """Fixtures: an empty database and Redis for each test, a client, a worker, and real servers as processes."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.db import connection, connections
 from django.test.utils import setup_databases, teardown_databases
-from django_rq.queues import get_queues
 from rest_framework.test import APIClient
 
 from platforms import forget_platforms
@@ -20,13 +17,15 @@ from predictions.redis.connections import forget_connections, get_redis
 from predictions.worker.worker import ThreadWorker
 from tests.helpers import environment, predictors
 from tests.helpers.proxy import Proxy
+from tests.helpers.redis_servers import one_redis
 from tests.helpers.redis_topologies import Cluster
 from tests.helpers.servers import ROOT, Server
+from tests.helpers.workers import RunningWorker, new_worker
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file's tests share what was set up for them, and all of tests/deploy its image."""
+    """With `--dist loadgroup`, one worker runs a whole file and shares its fixtures; tests/deploy shares one image."""
     for item in items:
         file = item.path.relative_to(ROOT)
         item.add_marker(pytest.mark.xdist_group("deploy" if "deploy" in file.parts else str(file)))
@@ -36,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def django_db_setup(
     django_test_environment: None, django_db_blocker: Any, django_db_modify_db_settings: None
 ) -> Iterator[None]:
-    """One test database for every test, whether marked or not."""
+    """All tests use one test database, with or without the `django_db` marker."""
     with django_db_blocker.unblock():
         databases = setup_databases(verbosity=0, interactive=False)
         yield
@@ -103,14 +102,6 @@ def record_client() -> APIClient:
     return APIClient(headers={"apikey": "record-key"})
 
 
-def new_worker(**attributes: Any) -> ThreadWorker:
-    queues = get_queues(*django_settings.RQ_QUEUES)
-    worker = ThreadWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer")
-    for name, value in attributes.items():
-        setattr(worker, name, value)
-    return worker
-
-
 @pytest.fixture
 def work() -> Iterator[Callable[..., ThreadWorker]]:
     """Runs a worker in this process until the queue is empty."""
@@ -128,23 +119,9 @@ def work() -> Iterator[Callable[..., ThreadWorker]]:
         signal.signal(number, handler)
 
 
-class RunningWorker:
-    """A worker in a thread. The thread is a daemon: one that does not end fails its test, and holds nothing up."""
-
-    def __init__(self, **attributes: Any) -> None:
-        self.worker = new_worker(**attributes)
-        self.thread = threading.Thread(target=self.worker.work, daemon=True)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.worker.request_stop(15, None)
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-
-
 @pytest.fixture
 def start_worker() -> Iterator[Callable[..., RunningWorker]]:
-    """Starts workers in threads of this process, and ends them whatever came of the test."""
+    """Starts workers in threads of this process, and stops them after the test."""
     started: list[RunningWorker] = []
 
     def start(**attributes: Any) -> RunningWorker:
@@ -159,7 +136,7 @@ def start_worker() -> Iterator[Callable[..., RunningWorker]]:
 
 @pytest.fixture
 def configured(settings: Any) -> Iterator[Callable[..., None]]:
-    """Changes settings, and drops what was built from the old ones."""
+    """Changes settings, and drops the platforms built from the old ones."""
 
     def configure(**changes: Any) -> None:
         for name, value in changes.items():
@@ -184,16 +161,6 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.kill()
-
-
-def one_redis(address: str) -> dict[str, Any]:
-    """The settings for a server by itself, whatever `TEST_REDIS` says."""
-    return {
-        "REDIS_ADDRESS": address,
-        "REDIS_CLUSTER_MODE": False,
-        "REDIS_SENTINELS": [],
-        "REDIS_SENTINEL_MASTER": "",
-    }
 
 
 @pytest.fixture

@@ -125,3 +125,9 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
     for name, path in MODULES.items():
         if name not in ("config.settings", "config.gunicorn", "config.wsgi"):
             assert not {"os.environ", "getenv"} & set(re.findall(r"os\.environ|getenv", path.read_text())), name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_share_code_through_helper_modules_only(path: Path) -> None:
+    imported = imports(str(path.relative_to(ROOT)), path)
+    assert not [name for name in imported if re.match(r"tests\.(?:\w+\.)*(?:test_\w+|conftest)\b", name)]

@@ -44,7 +44,7 @@ def row_of(table: str, contestant: str) -> list[str]:
 
 
 def test_the_table_has_medians_and_the_ratios_within_each_round() -> None:
-    """The second round was slow for everybody; the ratio of the medians would be another."""
+    """The second round was slow for all contestants; the ratio of the medians would differ."""
     table = report.table([measure()], rates((AGENT, [200, 20, 240]), ("celery", [100, 20, 60])))
     assert row_of(table, AGENT) == ["tasks/s", "sqlite", AGENT, "200", "20 – 240", ""]
     assert row_of(table, "celery") == ["tasks/s", "sqlite", "celery", "60", "20 – 100", "**2.00**"]
@@ -192,7 +192,7 @@ def rows(text: str, head: str) -> list[list[str]]:
 
 
 def results() -> dict[tuple[str, str], dict[str, tuple[str, str]]]:
-    """What was measured, and the database → contestant → its median, and the agent's ratio to it."""
+    """(measure, database) → contestant → its median and the agent's ratio to it."""
     found: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
     for quantity, database, contestant, median, _, ratio in rows(RESULTS, "Measured"):
         if database:

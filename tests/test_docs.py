@@ -9,8 +9,6 @@ import yaml
 from django.conf import settings
 from django.core.management import get_commands
 from django.db.backends.postgresql.features import DatabaseFeatures
-from django.urls import get_resolver
-from django.urls.resolvers import URLPattern
 
 from predictions.admin import task_list
 from predictions.api import errors
@@ -35,31 +33,9 @@ from tests.helpers.pages import (
     table,
     word,
 )
+from tests.helpers.routes import documented_routes
 from tests.helpers.servers import ROOT, procfile
-
-
-def settings_read() -> dict[str, str | None]:
-    """Every variable the settings read → its default where that is written out, else None."""
-    found: dict[str, str | None] = {}
-    for node in ast.walk(ast.parse((ROOT / "config/settings.py").read_text())):
-        if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
-            continue
-        how = ast.unparse(node.func)
-        if how.startswith("env.") and how not in ("env.has", "env.rename", "env.warn_if_set"):
-            default = next((keyword.value for keyword in node.keywords if keyword.arg == "default"), ast.Constant(""))
-            found[node.args[0].value] = _written(default)
-    return found
-
-
-def _written(default: ast.expr | None) -> str | None:
-    if isinstance(default, ast.Constant):
-        return str(default.value).lower() if isinstance(default.value, bool) else str(default.value)
-    if default is not None and (text := ast.unparse(default)).replace(" ", "").replace("*", "").isdigit():
-        return str(eval(text))
-    return None
-
-
-SETTINGS = settings_read()
+from tests.helpers.settings import SETTINGS
 
 
 def test_every_setting_is_in_the_reference_and_nothing_else() -> None:
@@ -109,7 +85,7 @@ def variables_of_the_deployment() -> dict[str, set[str]]:
     return found
 
 
-# What is not the agent's own: Python's and the shell's in the image, the Procfile's, PostgreSQL's.
+# Variables of others: Python's and the shell's in the image, the Procfile's, PostgreSQL's.
 NO_SETTINGS = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "WEBHOOK_BIND", "POSTGRES_PASSWORD"}
 
 
@@ -282,38 +258,16 @@ def test_nginx_closes_an_idle_connection_before_the_agent_does() -> None:
     assert seconds < int(kept[1])
 
 
-def routes(urlconf: str) -> set[tuple[str, str]]:
-    """(route, method) of everything but the admin."""
-    found = set()
-
-    def walk(patterns: list[object], prefix: str) -> None:
-        for pattern in patterns:
-            path = prefix + str(pattern.pattern)  # type: ignore[attr-defined]
-            if path.startswith("admin"):
-                continue
-            if isinstance(pattern, URLPattern):
-                view = pattern.callback.view_class  # type: ignore[attr-defined]
-                for method in ("get", "post", "put", "patch", "delete"):
-                    if hasattr(view, method):
-                        written = re.sub(r"<(?:str|path):(?:task_)?(\w+)>", r"{\1}", path)
-                        found.add((f"/{written}", method.upper()))
-            else:
-                walk(pattern.url_patterns, path)  # type: ignore[attr-defined]
-
-    walk(get_resolver(urlconf).url_patterns, "")
-    return found
-
-
 def test_every_route_is_in_the_reference_and_nothing_else() -> None:
     documented = {(word(row[0]), row[1]) for row in table("route")} - {("/admin/", "GET")}
-    assert documented == routes("config.urls")
-    assert routes("webhooks.urls") <= documented
+    assert documented == documented_routes("config.urls")
+    assert documented_routes("webhooks.urls") <= documented
 
 
 def test_the_webhook_process_serves_what_the_reference_says() -> None:
     callers = {"record client", "caller, record client", "a running task's model", "anyone with the name"}
     its_own = {(word(row[0]), row[1]) for row in table("route") if row[2] in callers}
-    assert routes("webhooks.urls") == its_own | {("/live", "GET"), ("/ready", "GET")}
+    assert documented_routes("webhooks.urls") == its_own | {("/live", "GET"), ("/ready", "GET")}
 
 
 def test_every_error_code_is_in_the_reference() -> None:

@@ -1,4 +1,4 @@
-"""What browsers and proxies are told, and Django's own list of what a deployment needs."""
+"""Response headers for browsers and proxies, and Django's deployment checks."""
 
 import os
 import re
@@ -10,9 +10,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.helpers.clients import caller
 from tests.helpers.pages import documented_production
+from tests.helpers.routes import admin_pages, routes
 from tests.helpers.servers import ROOT
-from tests.test_security import admin_pages, caller, routes
 
 A_TASK = "/task/019a0000-0000-7000-8000-000000000000"
 
@@ -64,7 +65,7 @@ def test_every_answer_says_that_nothing_runs_in_it(route: str) -> None:
     assert response["Cache-Control"] == "no-store"
 
 
-def test_pages_of_the_admin_run_what_came_with_them_alone() -> None:
+def test_admin_pages_run_only_their_own_scripts() -> None:
     client = caller("staff")
     for path in admin_pages():
         response = client.get(path)
@@ -75,7 +76,7 @@ def test_pages_of_the_admin_run_what_came_with_them_alone() -> None:
             assert not re.search(rb"<script(?![^>]*\ssrc=)[^>]*>\s*[^\s<]", response.content), path
 
 
-def test_plain_http_is_redirected_but_for_what_the_cluster_asks(settings: Any) -> None:
+def test_plain_http_is_redirected_except_for_the_clusters_probes(settings: Any) -> None:
     settings.SECURE_SSL_REDIRECT = True
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     plain, secure = Client(), Client(headers={"X-Forwarded-Proto": "https"})
@@ -107,7 +108,7 @@ def test_a_prediction_sent_over_plain_http_succeeds_after_the_redirect(way: str,
     assert (response.status_code, response.json()["outputs"]) == (200, 7)
 
 
-def test_browsers_are_told_to_insist_on_https_over_https_alone(settings: Any) -> None:
+def test_hsts_is_sent_only_over_https(settings: Any) -> None:
     settings.SECURE_HSTS_SECONDS = 31536000
     assert Client().get("/live", secure=True)["Strict-Transport-Security"] == "max-age=31536000"
     assert "Strict-Transport-Security" not in Client().get("/live")

@@ -55,7 +55,7 @@ def test_what_would_break_the_release_before_is_known() -> None:
 
 
 def test_an_older_release_finds_nothing_to_do_on_a_newer_database() -> None:
-    """So its pods do not wait for ever after a rollback."""
+    """So its pods do not hang after a rollback."""
     MigrationRecorder.Migration.objects.create(app="predictions", name="9999_of_a_later_release")
     try:
         call_command("migrate", check_unapplied=True, verbosity=0)
@@ -64,7 +64,7 @@ def test_an_older_release_finds_nothing_to_do_on_a_newer_database() -> None:
         MigrationRecorder.Migration.objects.filter(name="9999_of_a_later_release").delete()
 
 
-def test_an_index_is_made_beside_writers_and_what_an_interrupted_try_left_is_made_anew() -> None:
+def test_an_index_is_built_concurrently_and_rebuilt_after_an_interruption() -> None:
     operation = AddIndexConcurrently("task", models.Index(fields=["queue_id"], name="task_by_job"))
     state = MigrationLoader(connection).project_state()
     before, after = state.clone(), state.clone()

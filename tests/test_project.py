@@ -21,7 +21,7 @@ from rest_framework.test import APIClient
 
 from config import __version__
 from scripts.locks import pins
-from tests.deploy.tools import TOOLS
+from tests.helpers.deployment_tools import TOOLS
 from tests.helpers.servers import ROOT
 
 URL = "https://github.com/serving-agent/serving-agent"

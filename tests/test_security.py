@@ -1,35 +1,26 @@
-"""Who may do what: a table of every route and every kind of caller. A route without a row fails."""
+"""Permissions: a table of every route and every kind of caller. A route without a row fails."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.middleware.csrf import get_token
-from django.test import Client, RequestFactory
-from django.urls import get_resolver
-from django.urls.resolvers import URLPattern
+from django.test import Client
 from rest_framework.test import APIClient
 
 from predictions import submission
 from predictions.queue import queue
+from tests.helpers.clients import KEYS, caller
 from tests.helpers.factories import TaskFactory
 from tests.helpers.pages import table, word
+from tests.helpers.routes import admin_pages, routes
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-KEYS = {
-    "wrong key": "nobodys-key",
-    "API key": "callers-key",
-    "operator key": "operator-key",
-    "record key": "record-key",
-    "metrics key": "metrics-key",
-}
 CALLERS = ["nobody", *KEYS, "staff", "staff without CSRF token", "user who is not staff"]
 IN, LOGIN = "in", "sent to sign in"
 REFUSED = (401, 403, LOGIN)
 
-# Who gets in, and how everybody else is answered; what is not named is 401.
+# The answer to each kind of caller; callers not named get 401.
 OPEN: dict[str, int | str] = dict.fromkeys(CALLERS, IN)
 CALLER: dict[str, int | str] = {"API key": IN, "operator key": IN, "record key": 403}
 CALLER_OR_RECORD: dict[str, int | str] = CALLER | {"record key": IN}
@@ -84,59 +75,6 @@ IN_THE_REFERENCE = {
 }
 ADMIN_FOR_ALL = {"/admin", "/admin/login/", "/admin/logout/", "/admin/r/x", "/admin/r/x/x/"}
 """Pages of the admin that show nothing. All others, whatever they are, send visitors to sign in."""
-
-
-def patterns(urlconf: str) -> Iterator[tuple[str, URLPattern]]:
-    """Every pattern of a urlconf, with its whole path as it is written there."""
-
-    def walk(found: list[Any], prefix: str) -> Iterator[tuple[str, URLPattern]]:
-        for pattern in found:
-            path = prefix + str(pattern.pattern).lstrip("^")
-            if isinstance(pattern, URLPattern):
-                yield path, pattern
-            else:
-                yield from walk(pattern.url_patterns, path)
-
-    yield from walk(get_resolver(urlconf).url_patterns, "/")
-
-
-def routes(urlconf: str) -> list[str]:
-    """`METHOD /path/{argument}` of everything but the admin."""
-    found = set()
-    for path, pattern in patterns(urlconf):
-        if not path.startswith("/admin"):
-            view = pattern.callback.view_class  # type: ignore[attr-defined]
-            written = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
-            found |= {f"{method} {written}" for method in METHODS if hasattr(view, method.lower())}
-    return sorted(found)
-
-
-def admin_pages() -> list[str]:
-    """A path for every page of the admin, its arguments filled with what is not there."""
-    found = {
-        re.sub(r"<(\w+):\w+>", lambda match: "999" if match[1] == "int" else "x", path)
-        for path, _ in patterns("config.urls")
-    }
-    found = {
-        re.sub(r"\(\?P<(\w+)>[^)]*\)\??|<\w+>", lambda match: "auth" if match[1] == "app_label" else "1", path)
-        for path in found
-    }
-    return sorted({path.rstrip("$").removesuffix("/?") for path in found if path.startswith("/admin")})
-
-
-def caller(kind: str) -> Client:
-    """A client with what this kind of caller has."""
-    if kind in KEYS:
-        return Client(enforce_csrf_checks=True, raise_request_exception=False, headers={"apikey": KEYS[kind]})
-    if kind == "nobody":
-        return Client(enforce_csrf_checks=True, raise_request_exception=False)
-    is_staff = kind != "user who is not staff"
-    token = get_token(RequestFactory().get("/"))
-    headers = {} if "without" in kind else {"X-CSRFToken": token}
-    client = Client(enforce_csrf_checks=True, raise_request_exception=False, headers=headers)
-    client.force_login(User.objects.create(username=kind, is_staff=is_staff, is_superuser=is_staff))
-    client.cookies["csrftoken"] = token
-    return client
 
 
 def verdict(response: Any) -> int | str:
@@ -224,7 +162,7 @@ def test_staff_without_permissions_see_no_task(client: APIClient) -> None:
         assert browser.get(path).status_code == 403, path
 
 
-def test_who_may_view_may_not_act() -> None:
+def test_view_permission_allows_no_action() -> None:
     task = TaskFactory(model_name="m")
     browser = staff("view_task")
     for path in (TASKS, f"{TASKS}{task.pk}/change/", QUEUES, f"{QUEUES}queues/0/", f"{QUEUES}stats.json"):
@@ -238,7 +176,7 @@ def test_who_may_view_may_not_act() -> None:
     assert (task.status, queue.paused()) == ("pending", False)
 
 
-def test_who_may_cancel_may_do_nothing_else_to_a_task() -> None:
+def test_cancel_permission_allows_nothing_else_on_a_task() -> None:
     task = TaskFactory(model_name="m")
     browser = staff("view_task", "cancel_task")
     assert browser.post(f"{TASKS}{task.pk}/change/", {"status": "failed"}).status_code == 403
@@ -249,7 +187,7 @@ def test_who_may_cancel_may_do_nothing_else_to_a_task() -> None:
     assert task.status == "canceled"
 
 
-def test_who_may_cancel_may_press_the_dashboards_buttons_and_act_on_a_queue() -> None:
+def test_cancel_permission_allows_the_dashboards_buttons_and_queue_actions() -> None:
     waiting = str(submission.submit(submission.PredictionRequest(model_name="m", inputs={})).pk)
     browser = staff("view_task", "cancel_task")
     assert browser.post("/admin/agent/queue/pause").status_code == 302

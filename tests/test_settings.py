@@ -1,4 +1,4 @@
-"""How the environment is read: what is taken, and what is refused with which sentence."""
+"""Reading the environment: accepted values, and the error for each refused one."""
 
 import json
 import os
@@ -68,7 +68,7 @@ KINDS: dict[str, Read] = {
         ("text", "$HOME", "$HOME"),
     ],
 )
-def test_what_is_taken(kind: str, text: str, value: Any) -> None:
+def test_accepted_values(kind: str, text: str, value: Any) -> None:
     assert read_v(text, KINDS[kind]) == (value, [])
 
 
@@ -120,7 +120,7 @@ def test_an_empty_variable_counts_as_not_set(kind: str) -> None:
         ("pattern", "1", "E031"),
     ],
 )
-def test_what_is_refused_counts_as_not_set(kind: str, text: str, number: str) -> None:
+def test_a_refused_value_counts_as_not_set(kind: str, text: str, number: str) -> None:
     value, (problem,) = read_v(text, KINDS[kind])
     assert value == KINDS[kind](Environment({}))
     assert problem.number == number
@@ -195,7 +195,7 @@ def test_a_settings_file_that_cannot_be_read(tmp_path: Path, content: bytes | No
     assert [problem.number for problem in env.problems] == ["E030"]
 
 
-def test_every_wrong_setting_of_a_start_is_told_at_once() -> None:
+def test_all_wrong_settings_are_reported_at_once() -> None:
     wrong = {
         "ENVIRONMENT": "prod",
         "DEBUG": "maybe",

@@ -1,7 +1,7 @@
-"""Judges the objects on standard input by their schemas, and prints what is wrong as JSON; run by tools.TOOLS' Python.
+"""Validates the objects on standard input by their schemas, and prints the errors as JSON; runs in TOOLS' Python.
 
 Kubernetes' own kinds: the strict schemas (an unknown field is an error) of several versions. KEDA's and the Prometheus
-operator's: models made of their definitions; these drop what they do not know, so what comes back must be what went in.
+operator's: models generated from their definitions, which drop unknown fields; so output and input must be equal.
 """
 
 import json
@@ -19,7 +19,7 @@ DEFINED_ELSEWHERE = {
 
 
 def complaint(thing: dict[str, Any]) -> str:
-    """What is wrong with it; empty if nothing is."""
+    """The object's error, or an empty string."""
     module = DEFINED_ELSEWHERE.get(thing.get("apiVersion", ""))
     try:
         if module:
@@ -33,7 +33,7 @@ def complaint(thing: dict[str, Any]) -> str:
 
 def _differs(thing: dict[str, Any], model: Any) -> str:
     known = json.loads(model.model_validate(thing).model_dump_json(by_alias=True, exclude_unset=True))
-    return "" if known == thing else f"it has fields that its definition does not know: {known} is what is left"
+    return "" if known == thing else f"it has fields that its definition lacks; without them: {known}"
 
 
 def name(thing: dict[str, Any]) -> str:

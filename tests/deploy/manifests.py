@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.tools import TOOLS, kubectl
+from tests.helpers.deployment_tools import TOOLS, kubectl
 from tests.helpers.servers import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -54,7 +54,7 @@ def build(overlay: str, components: tuple[str, ...] = (), **more: Any) -> tuple[
 
 
 def complaints(objects: list[Object]) -> list[str]:
-    """What the schemas find wrong."""
+    """The errors that the schemas find."""
     python = TOOLS.ready().python
     judge = ROOT / "tests" / "deploy" / "judge.py"
     ended = subprocess.run([python, judge], input=json.dumps(objects), capture_output=True, text=True, timeout=300)
@@ -130,3 +130,32 @@ def values(thing: Any, key: str) -> Iterator[Any]:
     elif isinstance(thing, list):
         for value in thing:
             yield from values(value, key)
+
+
+# Made-up values for the lines of the example's secret
+SECRETS = {
+    "SECRET_KEY": "a-secret-key-of-more-than-fifty-characters-0123456789abcdef",
+    "API_KEYS": "caller-key-0123456789",
+    "OPERATOR_KEYS": "operator-key-0123456789",
+    "METRICS_KEY": "metrics-key-0123456789",
+    "DATABASE_URL": "postgres://agent:password@postgresql:5432/agent",
+    "POSTGRES_PASSWORD": "password",
+    "REDIS_PASSWORD": "",
+}
+
+
+def arguments(part: Object) -> list[str]:
+    found: list[str] = part.get("args", [])
+    return found
+
+
+def environment(objects: tuple[Object, ...], part: Object) -> dict[str, str]:
+    """The environment of a container's process, with a fixed name for the pod."""
+    own = {variable["name"]: variable.get("value", "serving-agent-0") for variable in part.get("env", [])}
+    return {**config(objects), **SECRETS, **own}
+
+
+def pre_stop(part: Object) -> float:
+    command = part.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
+    assert command[0] == "sleep"
+    return float(command[1])

@@ -1,6 +1,6 @@
 """Images and containers without a Docker engine: Debian's podman, with its store in var/peers/podman.
 
-No registry is asked. The public images that the files name have stand-ins made of Debian's packages, which are the same
+The tests use no registry. Debian's packages stand in for the public images that the files name: they are the same
 programs in other versions: Python 3.11 (on the image's own Debian, bookworm), Redis 7.0, PostgreSQL 15.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.servers import ROOT
-from tests.peers.environments import DIRECTORY, EnvironmentNotMadeError
+from tests.helpers.virtualenvs import DIRECTORY, EnvironmentNotMadeError
 
 STORE = DIRECTORY / "podman"
 BUILD_SECONDS = 900
@@ -39,7 +39,7 @@ NEEDED = ("podman", "runc", "debootstrap")
 
 
 def podman(*arguments: str, check: bool = True, seconds: float = 120) -> str:
-    """What podman said on standard output. Raises AssertionError with what it said on standard error."""
+    """Podman's standard output. Raises AssertionError with its standard error."""
     ended = _run(*arguments, seconds=seconds)
     if check and ended.returncode:
         raise AssertionError(f"podman {' '.join(arguments)} ended with {ended.returncode}:\n{ended.stderr[-4000:]}")
@@ -150,14 +150,14 @@ class Container:
         return str(next(iter(networks.values()))["IPAddress"])
 
     def execute(self, *command: str) -> str:
-        """What the command said in the container; it must end with 0."""
+        """The command's output in the container; it must exit with 0."""
         return podman("exec", self.id, *command)
 
     def succeeds(self, *command: str) -> bool:
         return succeeds("exec", self.id, *command)
 
     def processes(self) -> list[str]:
-        """The command lines of what runs in it, PID 1 first."""
+        """The command lines of the container's processes, PID 1 first."""
         return podman("top", self.id, "args").splitlines()[1:]
 
     def signal(self, name: str) -> None:

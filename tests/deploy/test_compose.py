@@ -17,11 +17,11 @@ import yaml
 from config import settings as agent_settings
 from tests.deploy import podman
 from tests.deploy.podman import podman as run_podman
-from tests.deploy.tools import TOOLS
+from tests.helpers.deployment_tools import TOOLS
 from tests.helpers.pages import DEPLOYING
 from tests.helpers.ports import free_port
 from tests.helpers.servers import ROOT, procfile
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 FILE = ROOT / "docker-compose.yml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())

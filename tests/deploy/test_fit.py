@@ -18,7 +18,22 @@ from predictions.operations import shutdown
 from predictions.redis.connections import get_redis
 from predictions.worker import supervisor, worker
 from tests.deploy import manifests
-from tests.deploy.manifests import VARIANTS, Object, agents, config, name, named, of_kind, pod, render, selects
+from tests.deploy.manifests import (
+    SECRETS,
+    VARIANTS,
+    Object,
+    agents,
+    arguments,
+    config,
+    environment,
+    name,
+    named,
+    of_kind,
+    pod,
+    pre_stop,
+    render,
+    selects,
+)
 from tests.helpers.pages import DEPLOYING, table
 from tests.helpers.servers import ROOT, procfile
 
@@ -29,27 +44,6 @@ MARGIN_SECONDS = 30
 GOODBYE_SECONDS = 10
 """Signing off from a Redis that does not answer."""
 NOTHING = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull}
-# What the secret holds, made up: by the example's lines
-SECRETS = {
-    "SECRET_KEY": "a-secret-key-of-more-than-fifty-characters-0123456789abcdef",
-    "API_KEYS": "caller-key-0123456789",
-    "OPERATOR_KEYS": "operator-key-0123456789",
-    "METRICS_KEY": "metrics-key-0123456789",
-    "DATABASE_URL": "postgres://agent:password@postgresql:5432/agent",
-    "POSTGRES_PASSWORD": "password",
-    "REDIS_PASSWORD": "",
-}
-
-
-def arguments(part: Object) -> list[str]:
-    found: list[str] = part.get("args", [])
-    return found
-
-
-def environment(objects: tuple[Object, ...], part: Object) -> dict[str, str]:
-    """What the container's process sees, with a pod's name for what comes from there."""
-    own = {variable["name"]: variable.get("value", "serving-agent-0") for variable in part.get("env", [])}
-    return {**config(objects), **SECRETS, **own}
 
 
 @EVERY
@@ -102,7 +96,7 @@ def test_callers_reach_the_example_by_its_ingress() -> None:
     }
 
 
-def test_the_ingress_lets_pass_what_the_agent_takes_and_waits_as_long_as_it_does() -> None:
+def test_the_ingress_has_the_agents_size_and_time_limits() -> None:
     (ingress,) = of_kind(render("shared-all"), "Ingress")
     notes = {key.rpartition("/")[2]: value for key, value in ingress["metadata"]["annotations"].items()}
     body = int(notes["proxy-body-size"].removesuffix("m")) * 1024**2
@@ -207,7 +201,7 @@ def test_pods_get_the_time_that_their_processes_take_to_end(variant: str) -> Non
 
 
 @pytest.mark.parametrize("row", table("pod", DEPLOYING), ids=lambda row: row[0])
-def test_the_deploying_page_says_a_pods_grace_and_what_it_is_made_of(row: list[str]) -> None:
+def test_the_deploying_page_explains_a_pods_grace_period(row: list[str]) -> None:
     local = named(render("local"), "StatefulSet", "serving-agent")
     pods = [
         local if "local-redis" in who else named(render("shared-all"), "Deployment", f"serving-agent-{who}")
@@ -229,12 +223,6 @@ def test_web_waits_before_it_ends_as_long_as_the_deploying_page_says() -> None:
     assert f"`preStop` waits {pre_stop(web):.0f} s" in DEPLOYING
 
 
-def pre_stop(part: Object) -> float:
-    command = part.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
-    assert command[0] == "sleep"
-    return float(command[1])
-
-
 @EVERY
 def test_web_leaves_only_after_proxies_know_of_it(variant: str) -> None:
     objects = render(variant)
@@ -251,7 +239,7 @@ def test_web_leaves_only_after_proxies_know_of_it(variant: str) -> None:
 
 
 @EVERY
-def test_who_scales_a_deployment_has_it_to_himself(variant: str) -> None:
+def test_an_autoscaled_deployment_sets_no_replicas_of_its_own(variant: str) -> None:
     objects = render(variant)
     scaled = [
         thing["spec"]["scaleTargetRef"]["name"] for thing in of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")
@@ -339,7 +327,7 @@ def test_the_database_holds_the_connections_of_all_pods() -> None:
 
 
 def admitted(objects: tuple[Object, ...], workload: Object, direction: str) -> list[tuple[str, Any]] | None:
-    """(protocol, port) that policies let in or out of a workload's pods, from or to somebody; None: everything."""
+    """The (protocol, port) pairs that policies allow into or out of a workload's pods; None: everything."""
     policies = [
         policy["spec"]
         for policy in of_kind(objects, "NetworkPolicy")
@@ -358,7 +346,7 @@ def admitted(objects: tuple[Object, ...], workload: Object, direction: str) -> l
 
 
 @EVERY
-def test_pods_take_in_what_is_for_them_and_nothing_else(variant: str) -> None:
+def test_network_policies_admit_only_the_documented_traffic(variant: str) -> None:
     objects = render(variant)
     for workload in manifests.workloads(objects):
         assert sorted(admitted(objects, workload, "Ingress") or []) == sorted(
@@ -368,7 +356,7 @@ def test_pods_take_in_what_is_for_them_and_nothing_else(variant: str) -> None:
 
 
 @EVERY
-def test_pods_reach_what_the_settings_name_and_not_just_anything(variant: str) -> None:
+def test_network_policies_let_pods_reach_only_the_services_of_the_settings(variant: str) -> None:
     objects = render(variant)
     # A gateway's port 80 is 8080 in its pod; 12000 is a record service, 4318 a collector of traces.
     wanted = {("TCP", port) for port in (53, 5432, 80, 443, 8080, 8443, 12000, 4318)} | {("UDP", 53)}

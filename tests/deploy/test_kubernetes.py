@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, rendered by kustomize, judged by Kubernetes' own schemas; what they name exists."""
+"""Kustomize renders the manifests; they fit Kubernetes' own schemas and refer only to objects that exist."""
 
 import base64
 import copy
@@ -27,7 +27,7 @@ from tests.deploy.manifests import (
     selects,
     workloads,
 )
-from tests.deploy.tools import kubectl
+from tests.helpers.deployment_tools import kubectl
 from tests.helpers.pages import DEPLOYING, UPGRADING, table, word
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_the_deploying_page_lists_every_base_overlay_and_component() -> None:
 
 
 def test_every_file_is_part_of_some_variant() -> None:
-    """Kustomize reads a directory's kustomization.yaml and what it names, no more."""
+    """Kustomize reads a directory's kustomization.yaml and the files it names, no more."""
     used: set[Path] = set()
 
     def visit(directory: Path) -> None:
@@ -97,7 +97,7 @@ def test_every_file_is_part_of_some_variant() -> None:
     }
 
 
-# What the deploying page's table says of each component: the objects that it adds to the overlay shared-redis
+# The deploying page's table: the objects that each component adds to the overlay shared-redis
 ADDED = {
     "trial-stores": {"StatefulSet/postgresql", "StatefulSet/redis", "Service/postgresql", "Service/redis"},
     "ingress": {"Ingress/serving-agent"},
@@ -150,7 +150,7 @@ def test_uploads_on_a_shared_volume_are_mounted_where_files_are_written_and_purg
                 assert ("/media" in mounts) == (part["name"] in ("web", "worker", "webhook")), part["name"]
 
 
-# --- What the pages tell people to do
+# --- The commands in the documentation
 
 
 def test_a_secret_is_made_of_the_example_filled_in(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ KINDS = {"job": "Job", "deploy": "Deployment", "statefulset": "StatefulSet", "sv
 
 
 @pytest.mark.parametrize("page", [DEPLOYING, UPGRADING], ids=["deploying", "upgrading"])
-def test_what_a_command_of_a_page_names_is_there(page: str) -> None:
+def test_files_in_documented_commands_exist(page: str) -> None:
     there = {name(thing) for variant in ("example", "local") for thing in render(variant)}
     commands = "\n".join(re.findall(r"^kubectl [^#\n]*", page, re.MULTILINE))
     asked = re.findall(rf"\b({'|'.join(KINDS)})[/ ]([a-z-]+)", commands)
@@ -186,7 +186,7 @@ def test_what_a_command_of_a_page_names_is_there(page: str) -> None:
 
 
 def test_the_example_lists_every_component_in_an_order_that_works() -> None:
-    """What a component changes must be there before it: media-volume gives webhook its volume too."""
+    """A component comes after the objects it changes: media-volume also gives webhook its volume."""
     text = (KUBERNETES / "example/kustomization.yaml").read_text()
     listed = re.findall(r"^  (?:# )?- \.\./components/([a-z-]+)", text, re.MULTILINE)
     assert tuple(listed) == manifests.ALL
@@ -250,7 +250,7 @@ def test_a_second_agent_in_a_namespace_selects_its_own_pods_alone() -> None:
 
 
 def test_monitoring_and_keda_are_for_one_agent_in_a_namespace() -> None:
-    """Kustomize changes neither selectors nor names in what it does not know."""
+    """Kustomize changes neither selectors nor names in kinds unknown to it."""
     labels = [{"pairs": {"agent": "b"}, "includeSelectors": True}]
     objects = build("overlays/shared-redis", ("monitoring", "keda-redis"), nameSuffix="-b", labels=labels)
     first = {name(workload): workload for workload in workloads(render("shared"))}
@@ -259,7 +259,7 @@ def test_monitoring_and_keda_are_for_one_agent_in_a_namespace() -> None:
     assert f"Deployment/{scaler['spec']['scaleTargetRef']['name']}" in first
 
 
-# --- What the objects refer to
+# --- References between objects
 
 
 @EVERY
@@ -300,7 +300,7 @@ def test_a_service_reaches_one_workload_at_a_port_that_it_has(variant: str) -> N
 
 
 @EVERY
-def test_a_selector_selects_what_its_workload_makes_and_nothing_else(variant: str) -> None:
+def test_a_selector_matches_only_its_workloads_pods(variant: str) -> None:
     objects = render(variant)
     for workload in of_kind(objects, "Deployment", "StatefulSet"):
         assert [name(w) for w in workloads(objects) if selects(workload["spec"]["selector"], w)] == [name(workload)]
@@ -315,7 +315,7 @@ def test_a_selector_selects_what_its_workload_makes_and_nothing_else(variant: st
 
 
 @EVERY
-def test_every_object_says_what_it_belongs_to(variant: str) -> None:
+def test_every_object_has_the_common_labels(variant: str) -> None:
     for thing in render(variant):
         if thing["kind"] in ("ConfigMap", "Namespace"):  # the first is made by kustomize
             continue
@@ -379,7 +379,7 @@ def violations(workload: Object) -> list[str]:
         if any(port.get("hostPort") for port in part.get("ports", [])):
             found.append(f"{part['name']}: a port of the host")
         if not part.get("resources", {}).get("requests") or "memory" not in part["resources"].get("limits", {}):
-            found.append(f"{part['name']}: no bounds on what it uses")
+            found.append(f"{part['name']}: no resource limits")
     return found
 
 

@@ -1,6 +1,6 @@
 """The pods that kustomize renders, run as containers: the same images, arguments, users, volumes and memory limits.
 
-There is no cluster: services are names in a podman network, probes are asked from here, and a pod is ended as a kubelet
+There is no cluster: services are names in a podman network, the tests run the probes, and end a pod as a kubelet
 does it. The images of PostgreSQL and Redis are stand-ins (podman.py).
 """
 
@@ -16,11 +16,22 @@ import pytest
 import requests
 
 from tests.deploy import podman
-from tests.deploy.manifests import Object, agents, name, named, of_kind, pod, render
+from tests.deploy.manifests import (
+    SECRETS,
+    Object,
+    agents,
+    arguments,
+    environment,
+    name,
+    named,
+    of_kind,
+    pod,
+    pre_stop,
+    render,
+)
 from tests.deploy.podman import Container
 from tests.deploy.podman import podman as run_podman
-from tests.deploy.test_fit import SECRETS, arguments, environment, pre_stop
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -222,7 +233,7 @@ def test_the_pods_of_the_shared_redis_come_up_and_predict(cluster: Callable[...,
             assert not told["OOMKilled"]
 
 
-def test_a_pod_of_the_shared_redis_that_leaves_finishes_what_it_began(cluster: Callable[..., Cluster]) -> None:
+def test_a_leaving_pod_of_the_shared_redis_finishes_its_work(cluster: Callable[..., Cluster]) -> None:
     shared = cluster("shared-all")
     shared.run_and_wait(named(shared.objects, "StatefulSet", "redis"))
     migrate(shared)
@@ -257,7 +268,7 @@ def test_the_pod_with_its_own_redis_comes_up_and_predicts(cluster: Callable[...,
     assert "rq:queue:serving-agent-0" in known  # the pod's name is its queue's
 
 
-def test_a_pod_with_its_own_redis_that_leaves_fails_what_waits_and_finishes_what_runs(
+def test_a_leaving_pod_with_its_own_redis_finishes_running_tasks_and_fails_waiting_ones(
     cluster: Callable[..., Cluster],
 ) -> None:
     local = cluster("local")

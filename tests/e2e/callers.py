@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from tests.e2e.answers import answer_to, pieces_of
+from tests.helpers.answers import answer_to, pieces_of
 
 Body = dict[str, Any]
 
@@ -17,9 +17,9 @@ Body = dict[str, Any]
 class Callers:
     """`count` threads that post `body(number)` to `path`, one request after another, until the block ends.
 
-    `answers` counts what came: a status and code for a whole answer; `refused` where no connection was made;
-    `idle closed` where a kept connection was found closed before anything was sent on it; `cut` for everything else.
-    `wrong` tells of answers with other outputs than those of their inputs, and of streams that are not whole.
+    `answers` counts answers by status and code; `refused` counts refused connections;
+    `idle closed` counts kept connections that were closed before the next request; `cut` counts all other failures.
+    `wrong` lists answers whose outputs belong to other inputs, and incomplete streams.
     """
 
     def __init__(self, port: int, path: str, body: Callable[[int], Body], *, count: int, keep_alive: bool) -> None:
@@ -77,7 +77,7 @@ class Callers:
             response = connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            self._note(f"cut: {error!r} {time.monotonic() - asked_at:.3f} s after it was asked")
+            self._note(f"cut: {error!r} {time.monotonic() - asked_at:.3f} s after the request")
             return False
         if response.status == 200:
             self._note("200", self._why_wrong(number, text))
@@ -106,7 +106,7 @@ class Callers:
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
-    """What an HTTP library asks before it sends on a connection that was idle."""
+    """Whether the server closed an idle connection; HTTP libraries check this before they send."""
     from urllib3.util.wait import wait_for_read
 
     return connection.sock is None or wait_for_read(connection.sock, timeout=0.0)

@@ -1,4 +1,4 @@
-"""Databases of a test's own, that it may restart, freeze or fill, beside the one all tests share."""
+"""Databases that one test may restart, freeze or fill, apart from the shared one."""
 
 import os
 import shutil
@@ -60,7 +60,7 @@ class Postgres:
         postgres.control(self._directory, "start")
 
     def log(self) -> str:
-        """What it has said since it was made."""
+        """Its log since it was created."""
         return (self._directory / "log").read_text()
 
     def freeze(self) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -11,9 +12,10 @@ import requests
 
 from predictions.models import ENDED, Task
 from predictions.queue import queue
-from tests.e2e.answers import answer_to, outputs_of
-from tests.e2e.conftest import SlowPlatform
-from tests.predictions.test_cancel import until
+from predictions.redis.errors import QueueUnavailable
+from tests.helpers.answers import answer_to, outputs_of
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 
 class Crowd:
@@ -44,7 +46,7 @@ class Crowd:
         self._pause_seconds = pause_seconds
         self._answer = answer
         self.inputs = inputs
-        """What is asked from now on, beside its number."""
+        """More inputs for the next submissions, besides their number."""
         self._lock = threading.Lock()
         self._next = first
         self._over = threading.Event()
@@ -130,10 +132,16 @@ def settles(
 
 
 def assert_outputs_belong_to_inputs(*, using: str = "default") -> None:
-    """Every task that succeeded has what the platform answers to its own inputs. `using` names the database."""
+    """Every succeeded task has the platform's answer to its own inputs. `using` names the database."""
     wrong = [
         f"{task.pk}: {task.inputs} gave {task.outputs}"
         for task in Task.objects.using(using).filter(status=Task.Status.SUCCEEDED)
         if task.outputs != outputs_of(task.inputs or {})
     ]
     assert not wrong, f"{len(wrong)} tasks have wrong outputs: {wrong[:3]}"
+
+
+def is_drained() -> bool:
+    with suppress(QueueUnavailable):  # the first command on a connection to the frozen server
+        return queue.sizes() == queue.Sizes(0, 0)
+    return False

@@ -14,7 +14,7 @@ from tests.helpers.ports import free_port
 
 
 class OwnRedis:
-    """`persistent`: what it holds is on disk, and there again after a restart. `program`: another server than Redis."""
+    """`persistent`: it keeps its data over a restart. `program`: another server than Redis."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class OwnRedis:
                 try:
                     client.ping()
                     return
-                except redis.ConnectionError:  # nobody there yet, or still loading
+                except redis.ConnectionError:  # not listening yet, or still loading
                     assert self.process.poll() is None, (self.directory / "redis.log").read_text()
                     time.sleep(0.02)
 
@@ -55,6 +55,6 @@ class OwnRedis:
             self.process.wait(30)
 
     def lose_data(self) -> None:
-        """Deletes what an ended server left on disk."""
+        """Deletes the stopped server's files."""
         shutil.rmtree(self.directory)
         self.directory.mkdir()

@@ -1,4 +1,4 @@
-"""What schemathesis does beside its own: new ids for new records, streams in both forms, and a check of their lines."""
+"""Hooks for schemathesis: new ids for new records, streams in both forms, and a check of their lines."""
 
 import itertools
 import json

@@ -15,8 +15,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from predictions.models import Task
 from predictions.queue import queue
 from tests.helpers.servers import ROOT, Server
-from tests.platforms.stub import Stub, streams_until_hung_up
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, streams_until_hung_up
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_the_dashboard_refreshes_itself_and_pauses_and_resumes_the_queue(
     until(lambda: Task.objects.filter(status="succeeded").count() == 3)
 
 
-def test_what_waits_is_deleted_from_the_dashboard_and_the_history_says_by_whom(web: Server, page: Page) -> None:
+def test_deleting_waiting_tasks_from_the_dashboard_is_recorded_in_the_history(web: Server, page: Page) -> None:
     for _ in range(2):
         submit(web)
     page.get_by_role("button", name="Delete waiting").click()
@@ -183,7 +183,7 @@ def test_the_try_it_page_streams_the_words_of_the_text_example(web: Server, page
 
 
 @pytest.mark.parametrize("is_signed_in", [True, False])
-def test_an_operators_route_is_tried_on_the_page_of_the_api_by_who_is_signed_in(page: Page, is_signed_in: bool) -> None:
+def test_a_signed_in_operator_tries_a_route_on_the_api_page(page: Page, is_signed_in: bool) -> None:
     if not is_signed_in:
         page.context.clear_cookies()
     page.goto("/docs")

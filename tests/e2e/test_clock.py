@@ -23,12 +23,12 @@ from predictions.redis.connections import forget_connections, get_redis
 from predictions.submission import PredictionRequest
 from predictions.worker.bookkeeping import Bookkeeping
 from predictions.worker.runs import INIT_CHECK, Ending
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
 from tests.helpers.servers import ROOT, Server, environment_of
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def test_a_step_of_the_clock_loses_nothing_and_runs_nothing_twice(
         until(lambda: len(sync.accepted) >= 16)
         sync.stop()
         until(lambda: Task.objects.get(pk=retried).status == "succeeded", seconds=90)
-        print(f"\n{who}, {step:+d} s: what was due within 30 s ran {time.monotonic() - stepped_at:.0f} s after it")
+        print(f"\n{who}, {step:+d} s: tasks due within 30 s ran {time.monotonic() - stepped_at:.0f} s after it")
     statuses = settles(crowd, slow_platform)
     assert crowd.refused + sync.refused == Counter()
     assert not set(Task.objects.filter(status="failed").values_list("error_info", flat=True))
@@ -123,7 +123,7 @@ def submit(**inputs: int) -> str:
 
 
 def init_check(environment: dict[str, str]) -> str:
-    """What the command says, by that environment's clock."""
+    """The command's output under that environment's clock."""
     command = [sys.executable, "manage.py", "init_check"]
     return subprocess.run(
         command, cwd=ROOT, env=environment_of(**environment), capture_output=True, text=True, check=True, timeout=60
@@ -143,7 +143,7 @@ def wait_for_retry(**inputs: int) -> str:
 
 @pytest.fixture
 def stepped_postgresql(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Postgres, Clock]]:
-    """A server whose clock can be set. Its account reads what it preloads, so that is in a directory for everybody."""
+    """A server with an adjustable clock. Its account must be able to read the preloaded library."""
     directory = Path(tempfile.mkdtemp(prefix="agent-clock-"))
     directory.chmod(0o755)
     clock = Clock(directory)
@@ -160,7 +160,7 @@ def stepped_postgresql(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Postgr
 def test_a_postgresql_whose_clock_is_set_takes_new_tasks_as_before(
     serve: Callable[..., Server], stepped_postgresql: tuple[Postgres, Clock]
 ) -> None:
-    """A task is made until its caller is told that it failed, by the server's clock: that may go wrong."""
+    """The agent creates a task by a deadline of the server's clock; a step of that clock refuses no task."""
     server, clock = stepped_postgresql
     web = serve("web", DATABASE_URL=server.url, MAX_QUEUE_SIZE="1000")
     made = 0

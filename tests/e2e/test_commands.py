@@ -19,11 +19,11 @@ import requests
 
 from predictions.models import Task
 from predictions.queue.overview import overview
-from tests.e2e.conftest import SlowPlatform
+from tests.helpers.factories import task
 from tests.helpers.servers import ROOT, Server, database_url, environment_of
-from tests.platforms.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
-from tests.predictions.test_cancel import until
-from tests.predictions.test_maintenance import task
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.stub import Stub, Visit, answers, chunked, closed_port, hangs, head, streams_until_hung_up
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_a_healthy_deployment_has_no_problem(
     assert {part: level for part, level in levels().items() if level != "ok"} == {"upload address": "warning"}
 
 
-def test_a_broken_deployment_is_said_to_be_one(manage: Callable[..., Manage]) -> None:
+def test_doctor_reports_a_broken_deployment(manage: Callable[..., Manage]) -> None:
     nowhere = f"127.0.0.1:{closed_port()}"
     started = time.monotonic()
     code, out, err = manage(
@@ -133,7 +133,7 @@ def test_a_broken_deployment_is_said_to_be_one(manage: Callable[..., Manage]) ->
     assert "sesame" not in out
 
 
-def test_a_platform_that_hangs_is_told_in_time(stub: Stub, manage: Callable[..., Manage]) -> None:
+def test_doctor_reports_a_hanging_platform_in_time(stub: Stub, manage: Callable[..., Manage]) -> None:
     stub.script("GET /v1/models/llm", hangs)
     code, out, _ = manage("doctor", "--model", "llm", "--json", **on_kserve(stub)).end()
     (finding,) = [finding for finding in json.loads(out)["findings"] if finding["part"] == "platform"]
@@ -237,7 +237,7 @@ def test_new_tasks_are_followed_as_they_come_and_go(
     body = {"model_name": "m", "inputs": {"sleep": 2}}
 
     def submit_until_seen() -> None:
-        """The command takes a while to start; what came before is none of its business."""
+        """The command takes a while to start, and does not report earlier tasks."""
         while not seen.is_set():
             requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30)
             seen.wait(3)
@@ -282,7 +282,7 @@ def test_interrupted_following_leaves_the_task_alone(manage: Callable[..., Manag
     assert (code, err, status()) == (130, "", "running")
 
 
-# --- what a shell sees
+# --- the commands in a shell
 
 
 def test_exit_codes(manage: Callable[..., Manage]) -> None:
@@ -296,7 +296,7 @@ def test_exit_codes(manage: Callable[..., Manage]) -> None:
     assert manage("queue", "size", REDIS_ADDRESS=f"127.0.0.1:{closed_port()}").end()[0] == 1
 
 
-def test_logs_are_on_stderr_and_all_of_them_are_there_where_they_are_asked_for(manage: Callable[..., Manage]) -> None:
+def test_logs_are_on_stderr_and_verbose_shows_all_of_them(manage: Callable[..., Manage]) -> None:
     for asked, is_there in (([], False), (["-v", "2"], True)):
         code, out, err = manage("predict", "m", "--inputs", '{"answer": 7}', *asked).end()
         assert (code, out) == (0, "7\n")
@@ -370,7 +370,7 @@ def test_on_a_terminal_progress_is_one_line_that_is_taken_away_again(manage: Cal
     try:
         while piece := os.read(here, 65536):
             shown += piece
-    except OSError:  # how a terminal says that nobody writes to it any more
+    except OSError:  # a terminal reports that the last writer has closed it
         pass
     os.close(here)
     assert (code, out) == (0, "Init check: 200 failed.\n")

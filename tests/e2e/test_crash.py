@@ -12,10 +12,10 @@ from django.utils.timezone import now, timedelta
 
 from predictions.models import Task
 from predictions.queue import queue
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -19,12 +19,11 @@ from rq.defaults import RQ_KEY_PREFIX
 from predictions.models import Task
 from predictions.queue import queue
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, manage, reachable_here
 from tests.e2e.faults import Crowd, settles
-from tests.e2e.test_drain import sleeping
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ import pytest
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.platforms.stub import Step, Stub, Visit, answers, chunked, hangs, head
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Step, Stub, Visit, answers, chunked, hangs, head
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -20,14 +20,14 @@ Serve = Callable[..., Server]
 
 @dataclass(frozen=True)
 class Platform:
-    """How the agent is pointed at a stub, what the stub answers, and the call by which a prediction is ended there."""
+    """The settings for a stub, the stub's answers, and the call that ends a prediction there."""
 
     environment: Callable[[Stub], dict[str, str]]
     routes: dict[str, Step]
     ended_by: str = ""
     """The route that cancels a job; empty where the connection is closed."""
     asked_at: str = ""
-    """The route that is asked while the prediction runs."""
+    """The route that the agent requests while the prediction runs."""
     inputs: dict[str, object] = field(default_factory=dict)
 
 
@@ -200,7 +200,7 @@ def sends_one_event_and_waits(visit: Visit) -> None:
 
 
 def streaming_routes(name: str, stub: Stub) -> dict[str, Step]:
-    """What the stub answers to a stream: one piece, and then nothing more."""
+    """The stub's answer to a stream: one piece, and then silence."""
     one = {**RUNPOD_JOB, "stream": [{"output": "tok0"}]}
     return {
         "kserve": {"POST /v1/models/m:predict": streams_one_and_waits},
@@ -256,7 +256,7 @@ def test_with_finish_the_stream_of_a_caller_who_leaves_is_read_to_its_end(
     caller.close()
 
 
-def test_with_finish_a_stream_that_nobody_reads_can_still_be_canceled(serve: Serve, stub: Stub) -> None:
+def test_with_finish_an_abandoned_stream_can_still_be_canceled(serve: Serve, stub: Stub) -> None:
     stub.script("POST /v1/models/m:predict", streams_one_and_waits)
     web = serve("web", ML_PLATFORM="kserve", KSERVE_ADDRESS=stub.address, ON_DISCONNECT="finish")
     caller = ask(web, "/v1/generate")

@@ -11,14 +11,13 @@ from django.conf import settings
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.small_disk import small_disk
-from tests.e2e.test_drain import sleeping
 from tests.helpers.factories import TaskFactory
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +25,7 @@ Serve = Callable[..., Server]
 
 
 def test_a_full_disk_under_sqlite(serve: Serve, slow_platform: SlowPlatform, tmp_path: Path) -> None:
-    """Callers are answered 503 and what was predicted waits; with space again everything goes on."""
+    """Callers get 503 and results wait; once there is space, everything goes on."""
     with (
         small_disk(tmp_path / "disk", megabytes=32) as disk,
         reachable_here(url := f"sqlite:///{disk.path / 'agent.sqlite3'}"),

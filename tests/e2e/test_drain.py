@@ -16,10 +16,10 @@ import requests
 from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, settles
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +27,6 @@ Serve = Callable[..., Server]
 ANSWERS = {"200", "503 unavailable", "refused", "idle closed"}
 RESETS = 3
 """So many of hundreds of callers may be opening a connection in the moment in which the listener closes."""
-
-
-def sleeping(seconds: float, **more: object) -> Callable[[int], dict[str, object]]:
-    return lambda number: {"model_name": "m", "inputs": {"n": number, "sleep": seconds, **more}}
 
 
 def assert_answered_or_refused(*crowd: Callers) -> None:

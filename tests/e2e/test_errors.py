@@ -9,21 +9,16 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
+from tests.helpers.api import assert_error
+from tests.helpers.ports import free_port
 from tests.helpers.proxy import Proxy
-from tests.helpers.servers import Server, database_url, free_port
+from tests.helpers.servers import Server, database_url
+from tests.helpers.slow_platform import SlowPlatform
 
 pytestmark = pytest.mark.slow
 
 Serve = Callable[..., Server]
 BODY = {"model_name": "m", "inputs": {"n": 1}}
-
-
-def assert_error(response: requests.Response, status: int, code: str) -> None:
-    assert (response.status_code, response.json()["code"]) == (status, code), response.text
-    assert isinstance(response.json()["error"], str)
-    assert "Traceback" not in response.text
-    assert "127.0.0.1" not in response.text
 
 
 @pytest.fixture
@@ -149,7 +144,7 @@ def headers(count: int, length: int) -> str:
         (f"/task/{'x' * 4096}", 100, 8000, 414),
     ],
 )
-def test_what_is_just_within_the_bounds_of_a_request_is_read_and_what_is_beyond_is_refused(
+def test_requests_up_to_the_limits_are_read_and_larger_ones_refused(
     serve: Serve, path: str, count: int, length: int, status: int
 ) -> None:
     web = serve("web")
@@ -174,7 +169,7 @@ def test_what_is_just_within_the_bounds_of_a_request_is_read_and_what_is_beyond_
         ("POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: snow\r\n\r\n", 400, "invalid_request"),
     ],
 )  # fmt: skip
-def test_what_is_not_http_is_refused_as_json(serve: Serve, request_text: str, status: int, code: str) -> None:
+def test_input_that_is_not_http_gets_an_error_as_json(serve: Serve, request_text: str, status: int, code: str) -> None:
     web = serve("web")
     with socket.create_connection(("127.0.0.1", web.port), timeout=30) as sock:
         sock.sendall(request_text.encode())

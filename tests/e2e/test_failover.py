@@ -6,7 +6,6 @@ The elections are Redis' own: a master that is silent for two seconds is replace
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import pytest
 import requests
@@ -14,14 +13,12 @@ from django.core.management import call_command
 from rq.job import Job
 
 from predictions.models import Task
-from predictions.queue import queue
-from predictions.redis.errors import QueueUnavailable
-from tests.e2e.conftest import SlowPlatform
-from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, settles
+from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs, is_drained, settles
 from tests.helpers import environment
 from tests.helpers.redis_topologies import Topology
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +83,7 @@ def test_a_process_that_slept_through_the_election_writes_to_the_new_master(
     assert_outputs_belong_to_inputs()
 
 
-def test_what_a_lagging_replica_never_got_is_queued_again_by_the_init_check(
+def test_the_init_check_requeues_tasks_that_a_lagging_replica_missed(
     serve: Serve, slow_platform: SlowPlatform, servers: Topology
 ) -> None:
     settings = {**slow_platform.environment(), "MAX_QUEUE_SIZE": "1000"}
@@ -116,9 +113,3 @@ def is_set_right() -> bool:
     """Queues again what Redis had taken and its replica not yet: once a place whose job is lost has lapsed, too."""
     call_command("init_check")
     return not Task.objects.unfinished().exists()
-
-
-def is_drained() -> bool:
-    with suppress(QueueUnavailable):  # the first command on a connection to the frozen server
-        return queue.sizes() == queue.Sizes(0, 0)
-    return False

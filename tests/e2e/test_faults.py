@@ -9,8 +9,8 @@ from predictions.models import Task
 from tests.e2e.callers import Callers
 from tests.e2e.faults import Crowd, assert_outputs_belong_to_inputs
 from tests.helpers.factories import TaskFactory
-from tests.platforms.stub import Stub, answers, says
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, answers, says
+from tests.helpers.waiting import until
 
 STREAM = {"n": 3, "pieces": 2}
 

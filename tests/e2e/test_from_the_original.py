@@ -22,8 +22,8 @@ from django.utils.timezone import now
 from predictions.models import Task
 from tests.e2e.original import KEY, QUEUE_ID, RECORDED, TASK_ID, ask, recorded, send
 from tests.helpers.servers import ROOT, Server, database_url
-from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says, streams
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Step, Stub, answers, closed_port, hangs, says, streams
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_a_recorded_request_is_whole(name: str) -> None:
     assert int(length[1] if length else 0) == len(body)
 
 
-# --- What the original's agent asks of its record service
+# --- Requests of the original's agent to its record service
 
 
 def test_its_sync_prediction_is_recorded(records: Server) -> None:
@@ -240,7 +240,7 @@ def test_a_file_may_be_shorter_than_eight_bytes(records: Server) -> None:
     assert send(records, short).status == 200
 
 
-# --- What its callers ask
+# --- Requests of its callers
 
 
 def test_a_sync_prediction(web: Server) -> None:
@@ -404,7 +404,7 @@ def test_the_queue_is_paused_and_goes_on(web: Server) -> None:
     assert ask(web, "unpause", OPERATOR).json == {"paused": False}
 
 
-def test_what_waits_is_deleted_and_its_record_canceled(web: Server) -> None:
+def test_waiting_jobs_are_deleted_and_their_records_canceled(web: Server) -> None:
     task_id = ask(web, "predict later").json["id"]
     deleted = ask(web, "delete pending", OPERATOR)
     assert deleted.json == {"num_of_pending_tasks": 1, "num_of_deleted_tasks": 1}
@@ -414,11 +414,11 @@ def test_what_waits_is_deleted_and_its_record_canceled(web: Server) -> None:
 ERRORS: dict[str, tuple[Step | None, int, str]] = {
     "it refuses the inputs": (answers({"error": "no"}, status=400), 400, "invalid_inputs"),
     "it answers 500": (answers({"error": "no"}, status=500), 502, "platform_error"),
-    "it answers what is no JSON": (says(b"<html>"), 502, "platform_error"),
+    "it answers without JSON": (says(b"<html>"), 502, "platform_error"),
     "it takes too long": (hangs, 504, "platform_timeout"),
     "it cannot be reached": (None, 502, "platform_error"),
 }
-"""What the platform does → the answer's status and code."""
+"""The platform's behavior → the answer's status and code."""
 
 
 @pytest.mark.parametrize("what", ERRORS)
@@ -454,7 +454,7 @@ def test_a_record_service_that_does_not_answer_is_a_503(serve: Serve) -> None:
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
 
 
-def test_callers_need_a_key_unless_anonymous_ones_are_let_in(serve: Serve) -> None:
+def test_callers_need_a_key_unless_anonymous_access_is_allowed(serve: Serve) -> None:
     closed = serve("web", ALLOW_ANONYMOUS="")
     with_keys = serve("web", API_KEYS="mine,yours")
     for web in (closed, with_keys):
@@ -617,7 +617,7 @@ print(json.dumps({name: settings.DATABASES["default"][name] if name in ("HOST", 
 
 
 def manage(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with this environment alone, besides what it needs to run."""
+    """Runs Python with only this environment and the variables Python needs."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -686,7 +686,7 @@ def test_the_sample_file_may_be_named(tmp_path: Path) -> None:
 
 
 def test_both_sample_files_together_run_a_prediction(serve: Serve, stub: Stub) -> None:
-    """All that is changed: addresses, the key, the database, and that anybody may call."""
+    """The only changes: addresses, the key, the database, and anonymous access."""
     records = serve("webhook", **{**RECORD_SERVICE, "SECRET_APIKEY": KEY, "WEBHOOK_APIKEY": "", "AWS_BUCKET": ""})
     stub.script(PREDICT, answers({"predictions": [0]}))
     here = {

@@ -1,4 +1,4 @@
-"""A Redis that keeps its connections and answers nobody."""
+"""A Redis that keeps its connections and never answers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.helpers.redis_topologies import Topology, running
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

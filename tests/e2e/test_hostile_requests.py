@@ -14,7 +14,7 @@ import pytest
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -218,7 +218,7 @@ def test_paths_that_lead_nowhere(web: Server) -> None:
     assert not wrong
 
 
-def test_methods_that_nobody_serves(web: Server) -> None:
+def test_unsupported_methods(web: Server) -> None:
     for method in ("TRACE", "FOO", "PROPFIND", "DELETE", "PATCH"):
         answer = send(web, request(method, "/v1/predict"))
         assert (answer.status, answer.code) == (405, "method_not_allowed"), method
@@ -227,7 +227,7 @@ def test_methods_that_nobody_serves(web: Server) -> None:
         assert send(web, request(method, "/v1/predict")).status in (400, 405), method
 
 
-def test_hosts_of_somebody_else(web: Server) -> None:
+def test_foreign_hosts(web: Server) -> None:
     for host in ("evil.example", "agent.example.com.evil.example", "agent.example.com:80@evil", "", "[::1", "a\tb"):
         answer = send(web, request("GET", "/task/x", host=host))
         assert (answer.status, answer.code) == (400, "invalid_request"), host
@@ -332,7 +332,7 @@ def test_a_body_of_many_small_things_takes_bounded_memory(serve: Callable[..., S
     assert peak_mb(web) - before < 700
 
 
-def test_slow_senders_hold_up_nobody(web: Server) -> None:
+def test_slow_senders_delay_no_other_caller(web: Server) -> None:
     """Hundreds who begin a request and never end it."""
     sockets = [socket.create_connection(("127.0.0.1", web.port), timeout=60) for _ in range(300)]
     try:
@@ -354,7 +354,7 @@ def test_connections_that_break_in_the_middle_leave_nothing_behind(web: Server) 
     assert not Task.objects.exists()
 
 
-def test_the_server_does_not_say_what_it_is_made_of(web: Server) -> None:
+def test_the_server_hides_its_software(web: Server) -> None:
     for data in (request("GET", "/live"), request("GET", "/nowhere"), b"x\r\n\r\n", request("GET", "/admin/login/")):
         answer = send(web, data)
         assert not any(digit in answer.headers.get("Server", "") for digit in "0123456789")

@@ -13,7 +13,7 @@ import requests
 
 from tests.helpers.ports import free_port
 from tests.helpers.servers import ROOT, environment_of, procfile
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import requests
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

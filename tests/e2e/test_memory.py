@@ -13,12 +13,11 @@ from predictions.models import Task
 from predictions.queue.overview import overview
 from predictions.queue.scheduler import is_alive
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
-from tests.e2e.test_drain import sleeping
 from tests.helpers.pages import DEPLOYING, table
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,13 +33,13 @@ TABLE = {row[0].split()[0]: row[1:] for row in table("process | memory at rest",
 
 
 def family(pid: int) -> list[int]:
-    """The process and all that it started."""
+    """The process and its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in family(int(child)))]
 
 
 def memory_mb(server: Server) -> float:
-    """Of all its processes: what each has alone, and its share of what it shares with others."""
+    """The sum over its processes: each one's private memory and its share of shared memory (PSS)."""
     rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in family(server.process.pid)]
     return sum(int(re.findall(r"^Pss: +(\d+) kB$", rollup, re.MULTILINE)[0]) for rollup in rollups) / 1024
 

@@ -10,12 +10,12 @@ from django.conf import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import reachable_here
 from tests.e2e.small_disk import small_disk
 from tests.helpers.ports import free_port
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -71,8 +71,8 @@ OUTCOMES = {
 
 
 def test_at_the_first_scrape_every_count_is_there_and_zero(serve: Callable[..., Server], tmp_path: Path) -> None:
-    """Before anything was asked, and without a worker: Prometheus takes a count that appears later for one that
-    never grew."""
+    """Before the first request, and without a worker: Prometheus misses the first step of a counter that appears
+    later."""
     environment = {"ML_PLATFORM": "k8s", "K8SPLUGIN_ADDRESS": "127.0.0.1:1", "MODEL_NAME": "m"}
     web = serve("web", PROMETHEUS_MULTIPROC_DIR=str(tmp_path), **environment)
     first = told(web.url)
@@ -104,7 +104,7 @@ def test_a_full_disk_under_the_counts_ends_no_process(
         }
         web = serve("web", WEB_CONCURRENCY="2", **environment)
         disk.fill()
-        worker = serve("worker", **environment)  # its files are to be made now
+        worker = serve("worker", **environment)  # it must create its files again
         ids = []
         for number in range(60):
             body = {"model_name": f"model-{number}", "inputs": {"n": number}}  # a series of its own for each

@@ -13,12 +13,12 @@ from predictions import submission
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import assert_outputs_belong_to_inputs
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server, database_url
-from tests.platforms.stub import Stub, hangs
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.stub import Stub, hangs
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ from predictions.database import postgresql
 from predictions.database.postgresql import BoundedConnection
 from predictions.database.prepared import PreparedCursor
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import Postgres, reachable_here
 from tests.e2e.faults import Crowd
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import requests
 from django.contrib.auth.models import User
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,12 @@ from django.db import connection
 
 from predictions.models import Task
 from tests.e2e.callers import Callers
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.databases import manage, reachable_here
 from tests.e2e.faults import Crowd, settles
-from tests.e2e.test_drain import sleeping
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server, database_url
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform, sleeping
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +151,7 @@ def test_a_record_service_that_answers_nonsense(
 def test_a_slow_record_service_holds_no_database_connection(
     serve: Serve, slow_platform: SlowPlatform, service: Server
 ) -> None:
-    """With two connections to the database, thirty callers who wait for the record service are in nobody's way."""
+    """With two database connections, thirty callers that wait for the record service do not block others."""
     assert connection.vendor == "postgresql", "run it on PostgreSQL: a SQLite file has no pool"
     proxy = Proxy(f"127.0.0.1:{service.port}")
     environment = {"DATABASE_POOL_SIZE": "2", "DATABASE_TIMEOUT": "4", "WEBHOOK_SERVER_ADDRESS": proxy.address}

@@ -11,12 +11,12 @@ import pytest
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import forget_connections, get_redis
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def attempts_of_accepted(crowd: Crowd) -> Counter[int]:
 
 
 def is_well(crowd: Crowd, platform: SlowPlatform) -> None:
-    """All that was accepted succeeded at its first attempt; all that was refused was answered 503."""
+    """Every accepted task succeeded at its first attempt; every refused request got 503."""
     began = time.monotonic()
     statuses = settles(crowd, platform)
     print(f"all done {time.monotonic() - began:.0f} s after the last submission: {statuses}, {crowd.refused}")
@@ -80,7 +80,7 @@ def test_a_redis_that_comes_back_with_its_data_has_lost_nothing(
 def test_a_redis_that_lost_everything_is_given_it_again(
     start: Start, slow_platform: SlowPlatform, redis_server: OwnRedis, how: str
 ) -> None:
-    """By the workers themselves: what runs is not run twice, and what waited waits again."""
+    """Workers restore the queue themselves: running tasks do not run twice, and waiting tasks wait again."""
     web, *_, scheduler = start("web"), start("worker"), start("worker"), start("scheduler")
     with Crowd(web.url, sleep=3) as crowd:
         crowd.wait_for(TASKS)
@@ -130,7 +130,7 @@ def test_a_redis_that_cannot_be_reached_for_longer_than_a_lease_makes_nothing_ru
 def test_a_worker_told_to_end_while_redis_is_away_ends_with_its_predictions(
     start: Start, slow_platform: SlowPlatform, redis_server: OwnRedis
 ) -> None:
-    """Their results are on record: that Redis could not be told costs nothing, once it is back."""
+    """The rows have their results, so no work repeats once Redis is back."""
     web, worker = start("web"), start("worker")
     with Crowd(web.url, sleep=4) as crowd:
         crowd.wait_for(64)
@@ -139,7 +139,7 @@ def test_a_worker_told_to_end_while_redis_is_away_ends_with_its_predictions(
     worker.signal(signal.SIGTERM)
     told_at = time.monotonic()
     assert worker.process.wait(120) == 0  # TASK_TIMEOUT is 320 s
-    print(f"\nthe worker ended {time.monotonic() - told_at:.0f} s after it was told to; a prediction takes 4 s")
+    print(f"\nthe worker ended {time.monotonic() - told_at:.0f} s after SIGTERM; a prediction takes 4 s")
     assert Task.objects.filter(status="succeeded").count() == 32
     redis_server.start()
     start("worker")
@@ -147,10 +147,10 @@ def test_a_worker_told_to_end_while_redis_is_away_ends_with_its_predictions(
     assert len(slow_platform.calls()) == len(crowd.accepted)
 
 
-def test_what_a_worker_hands_back_while_redis_is_away_is_the_same_attempt_later(
+def test_a_task_requeued_while_redis_is_away_keeps_its_attempt(
     start: Start, slow_platform: SlowPlatform, redis_server: OwnRedis
 ) -> None:
-    """At a second SIGTERM: the rows say that it was handed back."""
+    """At a second SIGTERM, the rows say that the worker requeued its tasks."""
     web, worker = start("web"), start("worker")
     with Crowd(web.url, sleep=10) as crowd:
         crowd.wait_for(40)

@@ -10,11 +10,10 @@ import trustme
 
 from predictions.models import Task
 from predictions.redis.connections import forget_connections, get_redis
-from tests.conftest import one_redis
-from tests.helpers.redis_servers import HOST, RedisServer, Security
+from tests.helpers.redis_servers import HOST, RedisServer, Security, one_redis
 from tests.helpers.redis_topologies import KINDS, SLOTS, running
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

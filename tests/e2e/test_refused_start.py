@@ -68,7 +68,7 @@ def test_production_needs_each_of_them(process: str, name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("process", COMMANDS)
-def test_wrong_settings_are_told_and_nothing_starts(process: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_reported_and_nothing_starts(process: str, tmp_path: Path) -> None:
     wrong = {"MAX_QUEUE_SIZE": "abc", "TASK_TIMEOUT": "0", "HTTP_SERVER_ADDRESS": "nowhere", "ENVIRONMENT": "prod"}
     done = start(COMMANDS[process], tmp_path, **wrong, ALLOW_ANONYMOUS="true")
     said = done.stdout + done.stderr

@@ -5,13 +5,12 @@ from collections.abc import Callable
 import pytest
 from django.core.management import call_command
 
-from tests.e2e.conftest import SlowPlatform
-from tests.e2e.faults import Crowd, settles
-from tests.e2e.test_failover import is_drained
+from tests.e2e.faults import Crowd, is_drained, settles
 from tests.helpers import environment
 from tests.helpers.redis_topologies import Cluster
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 

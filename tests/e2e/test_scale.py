@@ -1,4 +1,4 @@
-"""A million tasks cost what a thousand do: the same queries, answered by looking at a few rows of an index."""
+"""A million tasks cost the same as a thousand: the same queries, each of which reads a few rows of an index."""
 
 import statistics
 import time

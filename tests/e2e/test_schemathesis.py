@@ -16,7 +16,7 @@ import requests
 from predictions.uploads import upload_address
 from tests.helpers.factories import TaskFactory
 from tests.helpers.servers import ROOT, Server
-from tests.platforms.stub import Stub, Visit, answers
+from tests.helpers.stub import Stub, Visit, answers
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def runpod() -> Iterator[dict[str, str]]:
 
 
 def schemathesis(web: Server, directory: Path, *options: str, **values: str) -> dict[str, Any]:
-    """Runs it to the end against `web`; its report. Fails with all that it says if a check fails."""
+    """Runs schemathesis against `web`; its report. Raises AssertionError with its output if a check fails."""
     report = directory / "report.json"
     program = [Path(sys.executable).with_name("schemathesis"), "--config-file", ROOT / "tests/e2e/schemathesis.toml"]
     arguments = ["run", f"{web.url}/openapi.json", "--checks", "all", "--report", "json", "--report-json-path", report]
@@ -108,7 +108,7 @@ def assert_thorough(report: dict[str, Any], web: Server, *operations: str) -> No
     assert set(operations or answered) - {"live", "ready", "getMetrics"} <= succeeded
 
 
-def test_the_agent_is_what_its_document_says(serve: Serve, tmp_path: Path) -> None:
+def test_the_agent_behaves_as_documented(serve: Serve, tmp_path: Path) -> None:
     web = serve("web", LOCAL_PREDICTOR="tests.helpers.obliging_predictor:predict", **KEYS)
     serve("worker", LOCAL_PREDICTOR="tests.helpers.obliging_predictor:slowly", WORKER_CONCURRENCY="1", **KEYS)
     painting = TaskFactory(model_name="painter", status="running")
@@ -121,7 +121,7 @@ def test_the_agent_is_what_its_document_says(serve: Serve, tmp_path: Path) -> No
     assert_thorough(report, web, *(answers_of(web).keys() - {"generate", "cancelTask"}))
 
 
-def test_streams_are_what_the_document_says(serve: Serve, runpod: dict[str, str], tmp_path: Path) -> None:
+def test_streams_behave_as_documented(serve: Serve, runpod: dict[str, str], tmp_path: Path) -> None:
     web = serve("web", **KEYS, **runpod)
     only = ("--include-operation-id", "generate", "--include-operation-id", "getTask", "--max-examples", "25")
     report = schemathesis(web, tmp_path, *only)

@@ -14,9 +14,10 @@ from django.contrib.auth.models import User
 from django.db import connection
 
 from predictions.models import Task
-from tests.helpers.servers import ROOT, Server, database_url, free_port
-from tests.platforms.stub import Stub, Visit, answers, head
-from tests.predictions.test_cancel import until
+from tests.helpers.ports import free_port
+from tests.helpers.servers import ROOT, Server, database_url
+from tests.helpers.stub import Stub, Visit, answers, head
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ BODY = {"model_name": "m", "inputs": {"x": 1}}
 
 
 def echoes(status: int, body: str, content_type: str = "application/json") -> Callable[[Visit], None]:
-    """A platform that shows what it was sent: `KEY` in the body is the request's own Authorization header."""
+    """A platform that echoes its request: `KEY` in the body becomes the request's Authorization header."""
 
     def step(visit: Visit) -> None:
         visit.read_body()
@@ -75,7 +76,7 @@ def stub() -> Iterator[Stub]:
 
 
 def leaks(texts: list[str], secrets: list[str] = EVERY) -> list[str]:
-    """The secrets among the texts, with what is around each."""
+    """The secrets in the texts, each with the text around it."""
     return [
         f"{secret}: …{text[max(0, at - 150) : at + 100]!r}…"
         for secret in secrets
@@ -97,7 +98,7 @@ def with_password() -> str:
 
 
 def pages(seen: Seen, web: Server, *paths: str) -> None:
-    """What an operator who is signed in sees."""
+    """The pages that a signed-in operator sees."""
     with requests.Session() as browser:
         form = browser.get(f"{web.url}/admin/login/", timeout=60).text
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)

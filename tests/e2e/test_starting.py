@@ -1,6 +1,6 @@
-"""What comes upon a process that is still starting.
+"""Signals and faults while a process starts.
 
-SIGTERM: it ends, and does not wait for what never began. A Redis that goes away: it begins once Redis is back.
+At SIGTERM it exits at once. If Redis goes away, it goes on once Redis is back.
 """
 
 import os
@@ -20,13 +20,13 @@ from tests.helpers import environment
 from tests.helpers.ports import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import ROOT, Server, database_url, procfile
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("process", ["web", "worker", "scheduler"])
-def test_a_process_that_is_still_starting_ends_when_it_is_told_to(process: str) -> None:
+def test_a_starting_process_ends_at_sigterm(process: str) -> None:
     """At many moments: before Python listens to signals, while gunicorn forks, while Django is loaded, and after."""
     environment = {
         **os.environ,
@@ -54,7 +54,7 @@ def test_a_process_that_is_still_starting_ends_when_it_is_told_to(process: str) 
             if started.poll() is None:
                 os.killpg(started.pid, signal.SIGKILL)
                 started.wait()
-    print(f"\n{process} ended {max(took):.1f} s after SIGTERM at the latest")
+    print(f"\n{process} ended {max(took):.1f} s or less after SIGTERM")
 
 
 @pytest.mark.parametrize("process", ["worker", "scheduler"])

@@ -12,8 +12,8 @@ import requests
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.platforms.stub import Stub, Visit, chunked, hangs, head, streams
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, Visit, chunked, hangs, head, streams
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +169,7 @@ def test_a_platform_that_cannot_stream(serve: Callable[..., Server]) -> None:
 
 
 def test_docs_are_passed_through(web: Server, stub: Stub) -> None:
-    from tests.platforms.stub import answers, says
+    from tests.helpers.stub import answers, says
 
     stub.script("GET /v1/docs/m", answers({"prompt": {"type": "str"}}))
     for asked in ({"params": {"model_name": "m"}}, {"json": {"model_name": "m"}}):

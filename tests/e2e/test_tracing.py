@@ -12,8 +12,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from predictions.models import Task
 from tests.helpers.servers import Server
-from tests.platforms.stub import Stub, answers
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, answers
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_a_failed_prediction_is_an_error_in_its_trace(
     }
 
 
-def test_while_tracing_is_off_the_callers_trace_is_handed_on(
+def test_without_tracing_the_callers_trace_is_still_propagated(
     serve: Callable[..., Server], collector: Collector, platform: Stub
 ) -> None:
     web = serve("web", ML_PLATFORM="k8s", K8SPLUGIN_ADDRESS=platform.address)
@@ -174,7 +174,7 @@ def test_no_span_is_made_where_traces_are_switched_off(
 ) -> None:
     web = predict(serve, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **switch)
     web.signal(signal.SIGTERM)
-    assert web.process.wait(60) == 0  # at its end a process sends what it has left
+    assert web.process.wait(60) == 0  # a process sends its last spans when it exits
     assert not collector.asked
     assert '"name": "POST /v1/predict"' not in web.output()
 

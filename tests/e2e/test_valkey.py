@@ -8,11 +8,11 @@ import pytest
 from predictions.operations.diagnosis.queueing import check_redis
 from predictions.redis.connections import forget_connections, get_redis
 from scripts.starting.embedded_redis import candidates
-from tests.conftest import one_redis
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.e2e.own_redis import OwnRedis
+from tests.helpers.redis_servers import one_redis
 from tests.helpers.servers import Server
+from tests.helpers.slow_platform import SlowPlatform
 
 pytestmark = pytest.mark.slow
 

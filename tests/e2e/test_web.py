@@ -14,10 +14,10 @@ import requests
 from django.db import connection
 
 from predictions.models import Task
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,7 @@ def test_a_prediction_that_waits_holds_two_sockets_and_no_database_connection(
     with Crowd(web.url, route="/v1/predict", callers=1, sleep=0) as first:
         first.wait_for(1)
     before, seen = sockets(web), len(slow_platform.calls())
-    alone = "x" * 20_000  # what is long is not written together with others
+    alone = "x" * 20_000  # the writer does not batch long values
     with Crowd(web.url, route="/v1/predict", callers=callers, first=1000, sleep=10, text=alone) as crowd:
         until(lambda: Task.objects.filter(status=Task.Status.RUNNING).count() == callers)
         until(lambda: len(slow_platform.calls()) == seen + callers)

@@ -10,10 +10,10 @@ import pytest
 
 from predictions.models import Task
 from predictions.queue.overview import overview
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,11 +14,11 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.overview import overview
 from predictions.redis.connections import get_redis
-from tests.e2e.conftest import SlowPlatform
 from tests.e2e.faults import Crowd, settles
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server
-from tests.predictions.test_cancel import until
+from tests.helpers.slow_platform import SlowPlatform
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_the_jobs_of_a_killed_worker_are_run_again_by_another(start: Start, slow
     assert set(Task.objects.filter(attempt=2).values_list("pk", flat=True)) == doomed
 
 
-def test_what_a_frozen_worker_says_too_late_is_not_heard(start: Start, slow_platform: SlowPlatform) -> None:
+def test_a_late_result_of_a_frozen_worker_is_ignored(start: Start, slow_platform: SlowPlatform) -> None:
     web, first = start("web"), start("worker")
     with Crowd(web.url, sleep=4) as crowd:
         wait_for_rest(crowd, SLOTS)
@@ -96,7 +96,7 @@ def test_what_a_frozen_worker_says_too_late_is_not_heard(start: Start, slow_plat
         assert worker.process.poll() is None
 
 
-def test_a_worker_told_to_end_finishes_what_runs_and_takes_nothing_new(
+def test_a_stopping_worker_finishes_running_tasks_and_takes_no_new_ones(
     start: Start, slow_platform: SlowPlatform
 ) -> None:
     web, worker = start("web"), start("worker")
@@ -113,7 +113,7 @@ def test_a_worker_told_to_end_finishes_what_runs_and_takes_nothing_new(
 
 
 @pytest.mark.parametrize("how", ["after the wait", "at a second signal"])
-def test_what_a_worker_cannot_finish_goes_back_to_the_front_as_the_same_attempt(
+def test_unfinished_tasks_return_to_the_front_of_the_queue_as_the_same_attempt(
     start: Start, slow_platform: SlowPlatform, how: str
 ) -> None:
     web = start("web")
@@ -138,9 +138,7 @@ def test_what_a_worker_cannot_finish_goes_back_to_the_front_as_the_same_attempt(
     assert attempts() == {1: len(crowd.accepted)}
 
 
-def test_what_a_killed_worker_held_waits_again_and_is_deleted_with_all_that_waits(
-    start: Start, slow_platform: SlowPlatform
-) -> None:
+def test_a_killed_workers_tasks_wait_again_and_can_be_deleted(start: Start, slow_platform: SlowPlatform) -> None:
     web, doomed = start("web"), start("worker", WORKER_CONCURRENCY="4")
     body = {"model_name": "m", "inputs": {"sleep": 120}}
     ids = [requests.post(f"{web.url}/async/v1/predict", json=body, timeout=30).json()["id"] for _ in range(9)]
@@ -178,7 +176,7 @@ def test_a_worker_that_is_held_takes_nothing_until_it_goes_on(start: Start, slow
 
 
 def test_answers_of_redis_that_get_lost_make_nothing_run_twice(start: Start, slow_platform: SlowPlatform) -> None:
-    """Every half second the answers of a moment are dropped, with what they answered done."""
+    """Every half second, Redis executes some commands but their answers are lost."""
     proxy = Proxy(settings.REDIS_ADDRESS)
     web = start("web")
     start("worker", REDIS_ADDRESS=proxy.address)

@@ -10,20 +10,12 @@ from typing import Any
 
 import pytest
 
-import examples.iris
 from examples.iris import docs, fit, model, predict, softmax
+from tests.helpers.iris import README, ROOT, refusal_of
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 VERSICOLOR = [6.0, 2.7, 4.2, 1.3]
 VIRGINICA = [6.7, 3.1, 5.8, 2.2]
-ROOT = Path(examples.iris.__file__).parents[2]
-README = (ROOT / "examples/iris/README.md").read_text()
-
-
-def refusal_of(inputs: Any) -> str:
-    with pytest.raises(ValueError) as caught:
-        predict("iris", inputs)
-    return str(caught.value)
 
 
 # The page

@@ -21,8 +21,8 @@ import pytest
 import examples.iris
 from examples.iris import docs, model, predict, server
 from platforms import Level, Platform, Prediction
-from tests.examples.test_iris import README, refusal_of
-from tests.platforms.makers import call, k8s, kserve
+from tests.helpers.iris import README, refusal_of
+from tests.helpers.makers import call, k8s, kserve
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 VERSICOLOR = [6.0, 2.7, 4.2, 1.3]

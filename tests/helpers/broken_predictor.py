@@ -1,4 +1,4 @@
-"""A predictor that breaks the platform around it, so that what follows is a defect nobody foresaw."""
+"""A predictor that breaks the platform around it, which causes an unexpected error."""
 
 from platforms import local
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from tests.helpers.ports import free_port
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import until
 
 
 def shell_environment() -> dict[str, str]:
@@ -54,7 +54,7 @@ class Run:
         return self.log.read_text()
 
     def wait_for(self, text: str, seconds: float) -> None:
-        eventually(lambda: text in self.output() or self.process.poll() is not None, seconds)
+        until(lambda: text in self.output() or self.process.poll() is not None, seconds)
         assert text in self.output(), self.output()
 
     def printed(self, pattern: str) -> str:
@@ -88,13 +88,6 @@ def running(checkout: Path, seconds: float = 60, **options: Any) -> Iterator[Run
         for pid in run.processes():
             os.kill(pid, signal.SIGKILL)
         run.process.wait()
-
-
-def eventually(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.1)
 
 
 def in_a_shell(*commands: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The OpenAPI document as tests read it: its operations, and how to send what they have as examples."""
+"""The OpenAPI document for tests: its operations, and requests made from their examples."""
 
 import json
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Operation:
         return {}
 
     def parameters(self, location: str) -> dict[str, str]:
-        """Example values of what stands in the path or the query."""
+        """Example values of the path's or the query's parameters."""
         return {
             parameter["name"]: next(iter(parameter["examples"].values()))["value"]
             for parameter in self.told["parameters"]

@@ -32,7 +32,7 @@ for name in list(os.environ):
     if name not in KEPT and not name.startswith(PREFIXES):
         del os.environ[name]
 
-# A shell starts what runs in the background deaf to SIGINT, and tests send it, to this process and to its children.
+# Shells start background processes with SIGINT ignored; tests send it to this process and to its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _directory = Path(tempfile.mkdtemp(prefix="agent-tests-"))

@@ -1,4 +1,4 @@
-"""Local models for the tests: what they do is said in their inputs; what they did is in `calls`."""
+"""Local models for the tests: their inputs tell them how to behave, and `calls` lists their calls."""
 
 import builtins
 import threading

@@ -5,8 +5,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from redis.retry import Retry
 
 from scripts.starting.embedded_redis import find_server
 from tests.helpers.ports import is_free
+from tests.helpers.waiting import until
 
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Security:
-    """What the servers ask of those who connect; `certificates` has ca.pem, server.pem and server.key."""
+    """The credentials that the servers require; `certificates` has ca.pem, server.pem and server.key."""
 
     password: str = ""
     certificates: Path | None = None
@@ -109,7 +108,7 @@ class RedisServer:
                 stderr=log,
                 start_new_session=True,
             )
-        until(self._answers, lambda: f"a Redis server did not start: {self.log()}")
+        until(self._answers, 90, lambda: f"a Redis server did not start: {self.log()}")
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
@@ -145,7 +144,7 @@ class RedisServer:
         return self.process.poll() is None and not self._is_frozen
 
     def freeze(self) -> None:
-        """It keeps its connections and answers nobody."""
+        """It keeps its connections and stops answering."""
         self._is_frozen = True
         self.process.send_signal(signal.SIGSTOP)
 
@@ -171,14 +170,6 @@ class RedisServer:
             self.start()
 
 
-def until(condition: Callable[[], Any], complaint: Callable[[], str] = lambda: "it did not happen") -> None:
-    """Waits for something that certainly comes, such as an election among three."""
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline, complaint()
-        time.sleep(0.05)
-
-
 def port_with_a_bus() -> int:
     """A free port; the nodes of a cluster also use the one ten thousand above it.
 
@@ -193,3 +184,13 @@ def port_with_a_bus() -> int:
 def ends_with_its_parent() -> list[str]:
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def one_redis(address: str) -> dict[str, Any]:
+    """The settings for a server by itself, whatever `TEST_REDIS` says."""
+    return {
+        "REDIS_ADDRESS": address,
+        "REDIS_CLUSTER_MODE": False,
+        "REDIS_SENTINELS": [],
+        "REDIS_SENTINEL_MASTER": "",
+    }

@@ -1,6 +1,6 @@
 """Real Redis servers that belong together: one alone, a Cluster of six, or one with replicas and sentinels.
 
-`start(kind, directory)` answers a topology, whose `environment()` is what an agent must be told to use it.
+`start(kind, directory)` returns a topology, whose `environment()` has the agent's settings for it.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from tests.helpers.redis_servers import HOST, RedisServer, Security, until
+from tests.helpers.redis_servers import HOST, RedisServer, Security
+from tests.helpers.waiting import until
 
 DOWN_AFTER_MS = 2000
 """How long a master is silent until the others hold it for dead."""
@@ -58,7 +59,7 @@ class Topology(ABC):
         """Whether it would outlive the loss of its master now."""
 
     def wait_until_well(self) -> None:
-        until(self.is_well, lambda: f"it does not become well: {[server.log() for server in self.servers]}")
+        until(self.is_well, 90, lambda: f"it does not become well: {[server.log() for server in self.servers]}")
 
     def wait_until_replaced(self, master: RedisServer) -> None:
         def is_replaced() -> bool:
@@ -66,10 +67,10 @@ class Topology(ABC):
                 return self.master() is not master
             return False
 
-        until(is_replaced)
+        until(is_replaced, 90)
 
     def heal(self) -> None:
-        """Brings back what was killed or frozen, and waits until it could be killed again."""
+        """Restarts killed or frozen servers, and waits until the topology is healthy."""
         for server in self.servers:
             server.bring_back()
         self.wait_until_well()
@@ -127,7 +128,7 @@ class Cluster(Topology):
             self.servers[0].ask("CLUSTER", "MEET", HOST, node.port)
         for number, master in enumerate(masters):
             master.ask("CLUSTER", "ADDSLOTS", *range(borders[number], borders[number + 1]))
-        until(lambda: all(len(node.ask("CLUSTER NODES")) == 6 for node in self.servers))
+        until(lambda: all(len(node.ask("CLUSTER NODES")) == 6 for node in self.servers), 90)
         for replica, master in zip(self.servers[3:], masters, strict=True):
             replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
         self.wait_until_well()
@@ -198,7 +199,7 @@ class Sentinels(Topology):
         ]
         if security.password:
             watch.append(f"sentinel auth-pass {MASTER_NAME} {security.password}")
-        until(lambda: len(first.ask("ROLE")[2]) == 2)
+        until(lambda: len(first.ask("ROLE")[2]) == 2, 90)
         for number in range(3):
             self._start(f"sentinel-{number}", lines=watch, is_sentinel=True)
         self.sentinels = self.servers[3:]

@@ -31,8 +31,8 @@ def database_url() -> str:
 
 
 def environment_of(**environment: str) -> dict[str, str]:
-    """What a process of the agent finds in its environment."""
-    # The keys' prefix is what the settings of this process made of its own Redis.
+    """The environment of a process of the agent."""
+    # This process's settings derive RQ_KEY_PREFIX from its own Redis; other processes derive theirs.
     inherited = {name: value for name, value in os.environ.items() if name != "RQ_KEY_PREFIX"}
     return {
         **inherited,
@@ -86,7 +86,7 @@ class Server:
         os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """kill -9 of the process and all that it started."""
+        """Sends SIGKILL to the process and its descendants."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

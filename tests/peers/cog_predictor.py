@@ -1,6 +1,6 @@
 """Two models for Cog, each served by its own runtime (coglet): Answers, and Streams, which yields its output.
 
-They answer as `mood` says. What they do is first written to the file EVENTS: one JSON object a line. A prediction of
+They answer as `mood` says. They first write each step to the file EVENTS: one JSON object a line. A prediction of
 the mood `gate` goes on once the file GATE is there.
 """
 

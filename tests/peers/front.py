@@ -19,7 +19,7 @@ FILE = ROOT / "deploy/nginx/serving-agent.conf"
 class Front(Nginx):
     """deploy/nginx/serving-agent.conf as `localhost`, with ports and a certificate of its own, in front of `agent`.
 
-    `more` are further changes: what the file has → what this nginx has instead.
+    `more` has further changes: text in the file → its replacement.
     """
 
     def __init__(self, directory: Path, *, port: int, agent: str, more: dict[str, str] | None = None) -> None:

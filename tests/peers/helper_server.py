@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests.helpers.servers import free_port
-from tests.peers.environments import Environment
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import Environment
 from tests.peers.peers import Peer
 
 HELPER = Environment("kservehelper", ("kservehelper==2.0.0",), pythons=("3.11", "3.10"))

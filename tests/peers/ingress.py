@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.servers import free_port
+from tests.helpers.ports import free_port
 from tests.peers.nginx import Nginx
 
 HTTP = """
@@ -28,7 +28,7 @@ HTTP = """
     }}
     server {{
         listen {address};
-        server_name iris.default.example.com moods.default.example.com nobody.default.example.com;
+        server_name iris.default.example.com moods.default.example.com absent.default.example.com;
         location / {{ proxy_pass http://models; }}
     }}
     server {{
@@ -44,13 +44,13 @@ HTTP = """
         location / {{ proxy_pass http://models; proxy_read_timeout 1s; }}
     }}
     server {{
-        # nobody runs behind it
+        # its backend is down
         listen {address};
         server_name iris.down.example.com;
-        location / {{ proxy_pass http://{nobody}; }}
+        location / {{ proxy_pass http://{unused}; }}
     }}
     server {{
-        # what an ingress with TLS does with plain HTTP
+        # like an ingress with TLS, it redirects plain HTTP
         listen {address};
         server_name iris.moved.example.com;
         location / {{ return 308 http://iris.default.example.com:{port}$request_uri; }}
@@ -83,7 +83,7 @@ HTTP = """
 
 
 class Ingress(Nginx):
-    """Answers 404 for every host that it does not know."""
+    """Answers 404 for every unknown host."""
 
     def __init__(self, directory: Path, *, models: str) -> None:
         port = free_port()
@@ -94,7 +94,7 @@ class Ingress(Nginx):
             address=self.address,
             port=port,
             models=models,
-            nobody=f"127.0.0.1:{free_port()}",
+            unused=f"127.0.0.1:{free_port()}",
         )
         super().__init__(directory, http, url=f"http://{self.address}/nginx")
 

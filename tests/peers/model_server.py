@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.servers import free_port
-from tests.peers.environments import Environment
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import Environment
 from tests.peers.peers import Peer
 
 KSERVE = Environment("kserve", ("kserve==0.21.0", "scikit-learn==1.9.1"), pythons=("3.13", "3.12", "3.11"))

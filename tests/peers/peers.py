@@ -1,4 +1,4 @@
-"""A peer: somebody else's server as a process, with a session of its own and its output in a log."""
+"""A peer: another project's server as a process, with a session of its own and its output in a log."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from tests.peers.environments import tail
+from tests.helpers.virtualenvs import tail
 
 START_SECONDS = 120.0
 STOP_SECONDS = 40.0
@@ -69,7 +69,7 @@ class Peer:
             self.kill()
 
     def kill(self) -> None:
-        """kill -9 of the process and all that it started."""
+        """Sends SIGKILL to the process and its descendants."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -9,8 +9,8 @@ from typing import Any
 
 import requests
 
-from tests.helpers.servers import free_port
-from tests.peers.environments import Environment
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import Environment
 from tests.peers.peers import KEPT, Peer
 from tests.peers.replicate_gateway import KEY, Gateway
 
@@ -19,7 +19,7 @@ REPLICATE = Environment("replicate", ("replicate==1.0.7",), pythons=("3.13", "3.
 PREDICTOR = Path(__file__).parent / "cog_predictor.py"
 CLIENT = Path(__file__).parent / "replicate_client.py"
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
-# What `cog build` writes beside the predictor: its inputs are checked against it, and without it nothing is streamed.
+# The schema that `cog build` writes. Coglet validates inputs against it, and streams nothing without it.
 INPUTS: dict[str, dict[str, Any]] = {
     "Answers": {"mood": TEXT, "name": TEXT, "say": {}, "seconds": NUMBER},
     "Streams": {

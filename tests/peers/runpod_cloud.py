@@ -3,7 +3,7 @@
     /v2/{endpoint}/run|runsync|status|stream|cancel|health      for clients, `Authorization: Bearer KEY`
     /v2/{endpoint}/job-take|job-done|job-stream|job-stop|ping   for RunPod's own worker, `Authorization: KEY`
 
-A thread of the tests' process, so they look at its jobs and at what it was asked.
+It runs in a thread of the tests' process, so tests can inspect its jobs and requests.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A real RunPod worker, run with the Python of its own virtual environment: `python runpod_handler.py [--stream]`.
 
-It answers as `input.mood` says. What it does is first written to the file EVENTS: one JSON object a line. A job of the
+It answers as `input.mood` says. It first writes each step to the file EVENTS: one JSON object a line. A job of the
 mood `gate` goes on once the file GATE is there.
 """
 

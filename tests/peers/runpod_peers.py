@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.peers.environments import Environment
+from tests.helpers.virtualenvs import Environment
 from tests.peers.peers import KEPT, Peer
 from tests.peers.runpod_cloud import KEY, WORKER_KEY, Cloud
 

@@ -9,8 +9,8 @@ from typing import Any
 import boto3
 from botocore.client import Config
 
-from tests.helpers.servers import free_port
-from tests.peers.environments import DIRECTORY, Environment, EnvironmentNotMadeError
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import DIRECTORY, Environment, EnvironmentNotMadeError
 from tests.peers.peers import Peer
 
 MOTO = Environment("moto", ("moto[s3,server]==5.2.5",), pythons=("3.13", "3.12", "3.11"))
@@ -21,7 +21,7 @@ NPM_SECONDS = 120
 
 
 class S3(Peer):
-    """`kind` is "moto" or "s3rver"; what it keeps is in `directory`, or in its memory."""
+    """`kind` is "moto" or "s3rver"; it stores objects in `directory`, or in its memory."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         port = free_port()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.environments import Environment, EnvironmentNotMadeError
+from tests.helpers.virtualenvs import Environment, EnvironmentNotMadeError
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.servers import ROOT, environment_of
-from tests.peers.conftest import FLOWER, NewAgent
+from tests.helpers.waiting import until
+from tests.peers.agent import FLOWER, NewAgent
 from tests.peers.ingress import Ingress
 from tests.peers.model_server import ModelServer
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 
@@ -81,12 +81,12 @@ def test_connections_to_the_ingress_are_used_again(agent: NewAgent, ingress: Ing
     print(f"\n40 predictions over {len(connections)} connections")
 
 
-def test_of_all_refusals_only_a_500_costs_a_connection(agent: NewAgent, ingress: Ingress) -> None:
+def test_only_a_500_closes_the_connection(agent: NewAgent, ingress: Ingress) -> None:
     """Without the ingress, the model server closes the connection after a 500; the agent cannot tell who answers."""
     here = agent(ingress.address)
     for _ in range(5):
         assert_error(here.predict("iris", {"instances": "four"}), 400, "invalid_inputs")
-        assert_error(here.predict("nobody", {}), 400, "invalid_inputs")
+        assert_error(here.predict("absent", {}), 400, "invalid_inputs")
         assert here.predict("iris", IRIS).status_code == 200
     statuses(ingress, 15)
     assert len({request["connection"] for request in ingress.requests()}) == 1
@@ -146,7 +146,7 @@ def test_a_model_server_that_is_down(agent: NewAgent, ingress: Ingress) -> None:
 def test_a_prediction_is_sent_once_though_its_model_server_is_killed_behind_the_ingress(
     agent: NewAgent, own_kserve: Callable[..., ModelServer], tmp_path: Path
 ) -> None:
-    """The ingress answers 502, as it does where nobody listens: the agent cannot know whether the model has run."""
+    """The ingress answers 502 for killed and for stopped models: the agent cannot know whether the model ran."""
     server = own_kserve()
     (tmp_path / "nginx").mkdir()
     ingress = Ingress(tmp_path / "nginx", models=server.address)

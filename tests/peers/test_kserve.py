@@ -12,11 +12,11 @@ import requests
 
 from platforms import Level
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
-from tests.peers.conftest import FLOWER, Agent, NewAgent
+from tests.helpers import makers
+from tests.helpers.api import assert_error
+from tests.helpers.waiting import until
+from tests.peers.agent import FLOWER, Agent, NewAgent
 from tests.peers.model_server import ModelServer
-from tests.platforms import makers
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ def test_many_predictions_wait_at_once(agent: NewAgent, kserve: ModelServer) -> 
     print(f"\n50 predictions of a second took {time.monotonic() - started:.1f} s")
 
 
-# --- What the model server sees
+# --- Requests that the model server gets
 
 
 def test_the_model_server_sees_exactly_what_kserve_understands(agent: NewAgent, kserve: ModelServer) -> None:
@@ -188,7 +188,7 @@ def test_every_error_of_a_model_server_has_its_answer(agent: NewAgent, kserve: M
     refused(400, "invalid_inputs", "iris", {"instances": "four"}, 'Expected "instances" to be a list')
     # JSON that Python reads and KServe's orjson does not: half a surrogate pair
     refused(400, "invalid_inputs", "iris", {"instances": ["\ud800"]}, "Unrecognized request format")
-    refused(400, "invalid_inputs", "nobody", {"instances": [FLOWER]}, "Model with name nobody does not exist.")
+    refused(400, "invalid_inputs", "absent", {"instances": [FLOWER]}, "Model with name absent does not exist.")
     refused(400, "invalid_inputs", "../iris", {}, "model_name")
     refused(502, "platform_error", "tired", {}, "Model with name tired is not ready.")
     refused(502, "platform_error", "iris", {}, "instances")
@@ -342,7 +342,7 @@ def test_a_real_stream_that_dies_is_a_failed_task(agent: NewAgent, kserve: Model
 
 
 @pytest.mark.parametrize("how", ["the caller leaves", "the task is canceled"])
-def test_a_real_stream_that_nobody_wants_ends_at_the_model_too(agent: NewAgent, kserve: ModelServer, how: str) -> None:
+def test_an_abandoned_real_stream_ends_at_the_model_too(agent: NewAgent, kserve: ModelServer, how: str) -> None:
     here = agent(kserve.address)
     with generate(here, {"mood": "stream", "count": 200, "pause": 0.1}) as response:
         next(response.iter_lines(chunk_size=1))

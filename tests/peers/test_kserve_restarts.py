@@ -10,11 +10,11 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.proxy import Proxy
-from tests.peers.conftest import FLOWER, Agent, NewAgent
+from tests.helpers.waiting import until
+from tests.peers.agent import FLOWER, Agent, NewAgent
 from tests.peers.model_server import ModelServer
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_predictions_work_again_after_a_model_server_was_stopped(agent: NewAgent
         in_flight = pool.submit(here.predict, "moods", {"mood": "sleep", "seconds": 2})
         until(kserve.calls)
         kserve.terminate()
-        assert in_flight.result(20).json()["outputs"] == {"slept": 2}  # what runs is finished
+        assert in_flight.result(20).json()["outputs"] == {"slept": 2}  # running predictions finish
     kserve.wait()
 
     started = time.monotonic()

@@ -14,13 +14,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.pages import documented_production
 from tests.helpers.ports import free_port
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Server
+from tests.helpers.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
 from tests.peers.front import FILE, Front
-from tests.platforms.stub import Stub, Visit, answers, chunked, hangs, head, resets_after_reading
 
 pytestmark = pytest.mark.slow
 
@@ -223,7 +223,7 @@ def test_an_uploaded_file_is_read_back_at_the_url_in_the_answer(front: NewFront)
 
 
 def test_a_model_uploads_to_the_address_that_callers_use(front: NewFront, stub: Stub) -> None:
-    """As a model on another machine does, with UPLOAD_WEBHOOK_ADDRESS=https://…: nobody redirects it."""
+    """As a model on another machine does, with UPLOAD_WEBHOOK_ADDRESS=https://…: nginx does not redirect it."""
     port = free_port()
     settings = {"ML_PLATFORM": "kserve", "KSERVE_ADDRESS": stub.address}
     here = front(port, UPLOAD_WEBHOOK_ADDRESS=f"https://localhost:{port}", **settings)

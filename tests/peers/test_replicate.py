@@ -1,4 +1,4 @@
-"""Cog's real runtime (0.23.1) behind a gateway in Replicate's shape: the agent beside the real client (1.0.7)."""
+"""Cog's real runtime (0.23.1) behind a gateway like Replicate's; the agent compared with the real client (1.0.7)."""
 
 import json
 import threading
@@ -11,12 +11,12 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.servers import Server
-from tests.peers.conftest import Agent, NewAgent
+from tests.helpers.waiting import until
+from tests.peers.agent import Agent, NewAgent
 from tests.peers.replicate_gateway import KEY, Gateway, Prediction, Version
 from tests.peers.replicate_peers import COG, REPLICATE, Cog, outcomes
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ def real(shared_gateway: Gateway) -> RealOutcomes:
         "iterator": {"how": "create", "version": STREAMS, "input": PIECES["texts"]},
         "run": {"how": "run", "model": "ann/answers", "input": SAYS["an object"]},
         "run an error": {"how": "run", "model": "ann/answers", "input": SAYS["an error"]},
-        "stream what cannot": {"how": "stream", "version": ANSWERS, "input": SAYS["a text"]},
+        "stream without support": {"how": "stream", "version": ANSWERS, "input": SAYS["a text"]},
         "cancel": {"how": "cancel", "version": ANSWERS, "input": {"mood": "sleep", "seconds": 30}},
         "unknown version": {"how": "create", "version": "d" * 64, "input": {}},
         "wrong key": {"how": "list_all", "key": "wrong"},
@@ -152,7 +152,7 @@ def upstream_of(task_id: str) -> tuple[str, str]:
 
 
 def test_the_gateway_is_replicate_to_its_real_client(real: RealOutcomes) -> None:
-    """What the other tests compare with is worth something only if it is what it should be."""
+    """The other tests compare with these answers, so they must be right."""
     statuses = {name: real[f"create {name}"].get("status") for name in SAYS}
     failing = dict.fromkeys(("an error", "an error of several lines"), "failed")
     assert statuses == {**dict.fromkeys(SAYS, "succeeded"), **failing, "a wrong input": None}
@@ -167,10 +167,10 @@ def test_the_gateway_is_replicate_to_its_real_client(real: RealOutcomes) -> None
         422,
     )
     assert real["stream texts"]["pieces"] == PIECES["texts"]["pieces"] == real["iterator"]["output"]
-    assert real["stream texts"]["logs"], "what the model prints comes in between"
+    assert real["stream texts"]["logs"], "the model's prints arrive between them"
     failed = real["stream a raised error"]
     assert (failed["pieces"], failed["status"], json.loads(failed["error"])["detail"]) == (["to"], "failed", LOST)
-    assert "does not support streaming" in real["stream what cannot"]["words"]
+    assert "does not support streaming" in real["stream without support"]["words"]
     assert real["cancel"] == {"answered": "canceled", "status": "canceled"}
     assert (real["unknown version"]["http_status"], real["wrong key"]["http_status"]) == (422, 401)
     assert real["list"]["theirs"] == real["list"]["ours"] != []
@@ -229,7 +229,7 @@ def test_the_pieces_of_an_iterator_are_a_list(here: NewHere, real: RealOutcomes)
 
 
 def test_a_throttled_creation_is_repeated_when_replicate_says(here: NewHere, gateway: Gateway) -> None:
-    """The real client hands the 429 on to its caller; the agent waits as it is told, while there is time."""
+    """The real client raises the 429; the agent waits as long as the answer says, within its deadline."""
     gateway.throttled = 1
     theirs = outcomes(gateway, {"it": {"how": "create", "version": ANSWERS, "input": {"say": 1}}})["it"]
     assert (theirs["exception"], theirs["http_status"]) == ("ReplicateError", 429)
@@ -383,7 +383,7 @@ def test_a_sync_prediction_is_canceled_by_its_id(here: NewHere, gateway: Gateway
     assert agent.task(task_id)["status"] == "canceled"
 
 
-def test_a_prediction_canceled_by_somebody_else_fails(here: NewHere, gateway: Gateway, answers: Cog) -> None:
+def test_a_prediction_canceled_by_another_client_fails(here: NewHere, gateway: Gateway, answers: Cog) -> None:
     agent = here(worker=True)
     task_id = agent.submit("m", {"mood": "sleep", "seconds": 60, "name": "theirs"})
     until(lambda: "theirs" in answers.events("started"))
@@ -420,4 +420,4 @@ def test_a_second_attempt_comes_back_to_the_prediction_that_still_runs(
     assert upstream_of(task_id) == (prediction.id, "")
     assert (gateway.count("POST"), len(gateway.predictions), gateway.count("POST", "/cancel")) == (1, 1, 0)
     assert answers.events("started").count("kept") == 1
-    print(f"\nthe prediction was asked about again {took:.0f} s after the kill")
+    print(f"\nthe agent polled the prediction again {took:.0f} s after the kill")

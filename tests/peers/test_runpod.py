@@ -1,4 +1,4 @@
-"""RunPod's real worker (1.12.0) behind a queue in the shape of its cloud: the agent beside RunPod's real client."""
+"""RunPod's real worker (1.12.0) behind a queue like its cloud's; the agent compared with RunPod's real client."""
 
 import json
 import math
@@ -12,12 +12,12 @@ import pytest
 import requests
 
 from predictions.models import Task
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.servers import Server
-from tests.peers.conftest import Agent, NewAgent
+from tests.helpers.waiting import until
+from tests.peers.agent import Agent, NewAgent
 from tests.peers.runpod_cloud import KEY, Cloud, Job
 from tests.peers.runpod_peers import POD_HOST, RUNPOD, Worker, outcomes
-from tests.predictions.test_cancel import until
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def shared_cloud() -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def workers(shared_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Worker]]:
-    """A worker whose handler is a function, and one whose handler is a generator; nobody works for DESERTED."""
+    """A worker whose handler is a function, and one whose handler is a generator; DESERTED has no worker."""
     RUNPOD.ready()
     directory = tmp_path_factory.mktemp("runpod")
     started = {
@@ -135,7 +135,7 @@ def platform(cloud: Cloud, endpoint: str) -> dict[str, str]:
 
 
 def finite(value: Any) -> Any:
-    """What the agent makes of numbers that JSON does not have."""
+    """The agent's outputs for numbers that JSON lacks."""
     if isinstance(value, dict):
         return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def upstream_of(task_id: str) -> tuple[str, str]:
 
 
 def test_the_cloud_is_one_to_runpods_real_client(real: RealOutcomes) -> None:
-    """What the other tests compare with is worth something only if it is what it should be."""
+    """The other tests compare with these answers, so they must be right."""
     statuses = {name: real[f"run {name}"]["status"] for name in SAYS}
     assert statuses == {
         **dict.fromkeys(SAYS, "COMPLETED"),
@@ -211,7 +211,7 @@ def test_every_prediction_ends_as_for_the_real_client(here: NewHere, cloud: Clou
     assert (cloud.count("run"), cloud.count("cancel"), len(cloud.jobs)) == (2 * len(SAYS), 0, 2 * len(SAYS))
 
 
-def test_of_an_exception_only_its_message_reaches_anybody(here: NewHere, cloud: Cloud) -> None:
+def test_only_the_message_of_an_exception_is_shown(here: NewHere, cloud: Cloud) -> None:
     agent = here(worker=True)
     inputs = {"mood": "raise", "why": "the size must be below 4096\nand above 0"}
     answer = agent.predict("m", inputs)
@@ -248,7 +248,7 @@ def test_the_cloud_is_asked_for_one_run_with_the_input_alone(here: NewHere, clou
         assert "of-the-caller" not in str(headers)
 
 
-def test_a_cloud_that_is_busy_is_asked_again(here: NewHere, cloud: Cloud) -> None:
+def test_requests_to_a_busy_cloud_are_repeated(here: NewHere, cloud: Cloud) -> None:
     cloud.busy_runs = cloud.busy_polls = 1
     began = time.monotonic()
     assert here().predict("m", {"mood": "say", "say": 1}).json()["outputs"] == 1
@@ -347,7 +347,7 @@ def test_at_the_deadline_the_job_is_canceled(here: NewHere, cloud: Cloud, functi
     until(lambda: set(cloud.jobs) <= set(functions.events("stopped")))
 
 
-def test_a_job_that_nobody_takes_is_canceled_too(here: NewHere, cloud: Cloud) -> None:
+def test_a_job_without_a_worker_is_canceled_too(here: NewHere, cloud: Cloud) -> None:
     agent = here(DESERTED, RUNPOD_REQUEST_TIMEOUT="1")
     assert_error(agent.predict("m", {"mood": "say", "say": 1}), 504, "platform_timeout")
     job = only_job(cloud)
@@ -404,7 +404,7 @@ def test_a_sync_prediction_is_canceled_by_its_id(here: NewHere, cloud: Cloud, fu
     assert agent.task(task_id)["status"] == "canceled"
 
 
-def test_a_job_canceled_by_somebody_else_fails(here: NewHere, cloud: Cloud, functions: Worker) -> None:
+def test_a_job_canceled_by_another_client_fails(here: NewHere, cloud: Cloud, functions: Worker) -> None:
     agent = here(worker=True)
     task_id = agent.submit("m", {"mood": "sleep", "seconds": 60})
     job = only_job(cloud)
@@ -441,4 +441,4 @@ def test_a_second_attempt_comes_back_to_the_job_that_still_runs(
     assert upstream_of(task_id) == (job.id, "")
     assert (cloud.count("run"), len(cloud.jobs), cloud.count("cancel")) == (1, 1, 0)
     assert functions.events("started").count(job.id) == 1
-    print(f"\nthe job was asked about again {took:.0f} s after the kill")
+    print(f"\nthe agent polled the job again {took:.0f} s after the kill")

@@ -21,7 +21,7 @@ from django.utils.timezone import now
 
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.factories import TaskFactory
 from tests.helpers.servers import ROOT, Server, database_url
 from tests.peers.s3_servers import S3
@@ -119,7 +119,7 @@ def test_a_file_goes_to_the_bucket_and_leaves_it_with_its_task(serve: Serve, s3:
     served = requests.get(url, timeout=30)
     assert (served.status_code, served.content) == (200, content)
     assert served.headers["Content-Disposition"] == "attachment"
-    # Whoever asks the agent for it is sent there: it does not pass through the agent.
+    # The agent redirects callers there; the file does not pass through the agent.
     sent = requests.get(f"{web.url}/media/{kept.name}", allow_redirects=False, timeout=30)
     assert sent.status_code == 302
     assert requests.get(sent.headers["Location"], timeout=30).content == content
@@ -169,7 +169,7 @@ def test_s3_goes_away_and_comes_back(serve: Serve, own_s3: S3, bucket: str, task
 
     began = time.monotonic()
     refused = send(web, task, b"meanwhile")
-    print(f"\nit took {time.monotonic() - began:.1f} s to be told that S3 is down")
+    print(f"\nit took {time.monotonic() - began:.1f} s until the answer said that S3 is down")
     assert_error(refused, 503, "unavailable")
     assert "Traceback" not in web.output()
     assert Upload.objects.count() == 1
@@ -177,7 +177,7 @@ def test_s3_goes_away_and_comes_back(serve: Serve, own_s3: S3, bucket: str, task
     end_long_ago(task)
     purge = manage("purge_tasks", **environment)
     assert purge.returncode != 0
-    assert (Task.objects.count(), Upload.objects.count()) == (1, 1)  # what cannot be deleted now is not forgotten
+    assert (Task.objects.count(), Upload.objects.count()) == (1, 1)  # the next purge tries again
 
     own_s3.start()
     Task.objects.update(status="running", ended_at=None)
@@ -235,7 +235,7 @@ def test_a_large_file_does_not_fill_the_memory(
     assert small.status_code == 200, small.text
     requests.get(small.json()["url"], timeout=30)
     content = os.urandom(BIG)
-    Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{worker}/clear_refs").write_text("5")  # resets the peak
     before = peak_mb(worker)
 
     began = time.monotonic()

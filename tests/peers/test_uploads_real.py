@@ -13,11 +13,11 @@ from django.conf import settings
 
 from predictions.models import Task, Upload
 from predictions.uploads import upload_address
-from tests.e2e.test_errors import assert_error
+from tests.helpers.api import assert_error
 from tests.helpers.factories import TaskFactory
-from tests.helpers.servers import free_port
-from tests.peers.conftest import Agent, NewAgent
-from tests.peers.environments import Environment, NoPythonError
+from tests.helpers.ports import free_port
+from tests.helpers.virtualenvs import Environment, NoPythonError
+from tests.peers.agent import Agent, NewAgent
 from tests.peers.helper_server import HELPER, OLD_HELPER, HelperServer
 from tests.peers.pictures import picture
 
@@ -129,7 +129,7 @@ def test_many_predictions_upload_through_one_web_process(uploads: NewUploadAgent
     assert Upload.objects.count() == 60
 
 
-def test_where_to_upload_is_the_agents_to_say(uploads: NewUploadAgent, painter: HelperServer) -> None:
+def test_callers_cannot_choose_the_upload_address(uploads: NewUploadAgent, painter: HelperServer) -> None:
     here = uploads(painter)
     response = here.predict("painter", {"count": 1, "upload_webhook": f"http://127.0.0.1:{free_port()}/upload"})
     assert_drawn(here, response.json(), 1)
@@ -239,4 +239,4 @@ def test_old_helper_tells_of_its_inputs(uploads: NewUploadAgent, old_writer: Hel
 
     assert docs("writer").status_code == 200
     assert docs("writer").json()["repeat"] == {"default": 3, "description": "How often", "ge": 1, "type": "int"}
-    assert (docs("nobody").status_code, docs("nobody").json()) == (200, {})
+    assert (docs("absent").status_code, docs("absent").json()) == (200, {})

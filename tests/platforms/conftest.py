@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.platforms.stub import Stub
+from tests.helpers.stub import Stub
 
 
 @pytest.fixture(autouse=True)

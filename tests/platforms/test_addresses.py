@@ -11,8 +11,8 @@ import pytest
 
 from platforms import addresses
 from platforms.addresses import Addresses
-from tests.platforms.makers import FLOWER, call, k8s
-from tests.platforms.stub import Stub, answers
+from tests.helpers.makers import FLOWER, call, k8s
+from tests.helpers.stub import Stub, answers
 
 Resolve = Callable[..., list[Any]]
 

@@ -1,4 +1,4 @@
-"""What all platforms share: times, messages, calls."""
+"""Code that all platforms share: times, messages, calls."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import pytest
 from platforms import Call, CallStopped, Platform, PlatformTimeout, Prediction, StopReason, Unsupported
 from platforms.base import lift_running_time, parse_running_time, presentable
 from platforms.local import Local
-from tests.platforms.makers import k8s, replicate, runpod
+from tests.helpers.makers import k8s, replicate, runpod
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_wait_ends_at_the_deadline() -> None:
     assert time.monotonic() - began >= 0.05
 
 
-def test_a_call_without_hooks_can_be_told() -> None:
+def test_a_call_works_without_hooks() -> None:
     call = Call(timeout_seconds=1)
     call.submitted("job-1")
     call.canceled_upstream("canceled")

@@ -1,4 +1,4 @@
-"""What a platform says of itself without a prediction."""
+"""Health checks of the platforms, which run no prediction."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from platforms import Health, Level, Platform, PlatformTimeout, PlatformUnavaila
 from platforms.base import Call
 from platforms.http import HttpPlatform
 from platforms.local import Local
-from tests.platforms.makers import KEY, call, k8s, kserve, replicate, runpod
-from tests.platforms.stub import Stub, answers, closed_port, hangs, says
+from tests.helpers.makers import KEY, call, k8s, kserve, replicate, runpod
+from tests.helpers.stub import Stub, answers, closed_port, hangs, says
 
 IRIS = "GET /v1/models/iris"
 DOCS = "GET /v1/docs"
@@ -130,15 +130,13 @@ def test_a_platform_is_asked_without_a_prediction(stub: Stub, make: Any) -> None
 
 
 @pytest.mark.parametrize("make", [kserve, k8s, replicate, runpod])
-def test_a_platform_that_is_away_cannot_be_asked(make: Any) -> None:
+def test_an_unreachable_platform_fails_its_check(make: Any) -> None:
     with pytest.raises(PlatformUnavailable):
         check(make(f"127.0.0.1:{closed_port()}"), "iris")
 
 
 @pytest.mark.parametrize(("make", "route"), [(kserve, IRIS), (k8s, DOCS), (replicate, ACCOUNT), (runpod, HEALTH)])
-def test_a_platform_that_does_not_answer_is_asked_no_longer_than_the_call_may_take(
-    stub: Stub, make: Any, route: str
-) -> None:
+def test_a_check_of_a_silent_platform_ends_at_its_deadline(stub: Stub, make: Any, route: str) -> None:
     stub.script(route, hangs)
     with pytest.raises(PlatformTimeout):
         make(stub.address).check("iris", call(0.2))

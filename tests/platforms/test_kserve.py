@@ -13,8 +13,8 @@ from platforms import (
     Unsupported,
 )
 from platforms.kserve import has_generate
-from tests.platforms.makers import FLOWER, K8S, KSERVE, call, k8s, kserve
-from tests.platforms.stub import Stub, answers, drips, head, later, says, streams, streams_until_hung_up
+from tests.helpers.makers import FLOWER, K8S, KSERVE, call, k8s, kserve
+from tests.helpers.stub import Stub, answers, drips, head, later, says, streams, streams_until_hung_up
 
 PREDICT = KSERVE.route
 GENERATE = "POST /v1/models/iris:generate"
@@ -119,7 +119,7 @@ def test_a_stream_is_asked_for_where_its_version_serves_it(stub: Stub, version: 
     assert chunks == [Chunk(0, "tok0"), Chunk(1, "tok1")]
 
 
-def test_each_chunk_is_handed_on_before_the_next_is_sent(stub: Stub) -> None:
+def test_each_chunk_is_forwarded_at_once(stub: Stub) -> None:
     stub.script(PREDICT, streams(line(0), b"", line(1)))
     stream = kserve(stub.address).stream(FLOWER, call())
     assert next(stream).data == "tok0"  # the stub sends no more until the gate opens
@@ -162,7 +162,7 @@ def test_a_refused_stream_tells_why_at_its_first_chunk(stub: Stub) -> None:
         next(kserve(stub.address).stream(FLOWER, call()))
 
 
-def test_a_busy_platform_is_asked_again_for_a_stream(stub: Stub) -> None:
+def test_a_stream_is_requested_again_from_a_busy_platform(stub: Stub) -> None:
     stub.script(PREDICT, says(b"", status=503), streams(line(0)))
     assert texts(list(kserve(stub.address).stream(FLOWER, call()))) == ["tok0"]
     assert stub.count(PREDICT) == 2
@@ -193,7 +193,7 @@ def test_stopping_the_call_ends_a_stream_that_waits(stub: Stub) -> None:
     assert stub.hung_up.wait(5)
 
 
-def test_a_stopped_stream_hands_on_nothing_more_of_what_it_holds(stub: Stub) -> None:
+def test_a_stopped_stream_forwards_nothing_more(stub: Stub) -> None:
     stub.script(PREDICT, streams(line(0) + line(1) + line(2)))
     canceled = call()
     stream = kserve(stub.address).stream(FLOWER, canceled)
@@ -215,7 +215,7 @@ def test_a_line_without_end_is_an_error(stub: Stub) -> None:
         list(kserve(stub.address).stream(FLOWER, call()))
 
 
-def test_docs_are_handed_on(stub: Stub) -> None:
+def test_docs_are_returned(stub: Stub) -> None:
     described = {"repeat": {"default": 3, "type": "int"}}
     stub.script(DOCS, answers(described))
     stub.script("GET /v1/docs", answers(described))

@@ -17,7 +17,7 @@ def nested(levels: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
     return opening * levels + closing * levels
 
 
-def test_what_is_well_formed_is_read() -> None:
+def test_valid_json_is_read() -> None:
     assert read('{"ä": [1, -2.5e3, true, null, "\\u0000\\ud800"]}'.encode()) == {
         "ä": [1, -2500.0, True, None, "\0\ud800"]
     }
@@ -25,7 +25,7 @@ def test_what_is_well_formed_is_read() -> None:
     assert read(bytearray(b"7")) == 7
 
 
-def test_of_equal_names_the_last_counts() -> None:
+def test_the_last_of_equal_names_counts() -> None:
     assert read(b'{"a": 1, "b": 2, "a": 3}') == {"a": 3, "b": 2}
 
 
@@ -33,7 +33,7 @@ def test_of_equal_names_the_last_counts() -> None:
     ("content", "text"),
     [(b"NaN", "NaN"), (b"-Infinity", "-Infinity"), (b"1e999999", "1e999999"), (b"[-1e400]", "-1e400")],
 )
-def test_what_is_no_number_is_the_readers_choice(content: bytes, text: str) -> None:
+def test_nan_and_infinity_are_left_to_the_reader(content: bytes, text: str) -> None:
     value = read(content)
     assert (value[0] if isinstance(value, list) else value) == f"not a number: {text}"
     assert math.isinf(float(text)) or math.isnan(float(text))
@@ -52,7 +52,7 @@ def test_what_is_no_number_is_the_readers_choice(content: bytes, text: str) -> N
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_too_much_is_refused(content: bytes, why: str) -> None:
+def test_oversized_json_is_refused(content: bytes, why: str) -> None:
     with pytest.raises(Malformed, match=why):
         read(content)
 
@@ -73,12 +73,12 @@ def test_what_is_too_much_is_refused(content: bytes, why: str) -> None:
         json.dumps({"a": 1}).encode("utf-32"),
     ],
 )
-def test_what_is_no_json_in_utf_8_is_refused(content: bytes) -> None:
+def test_invalid_json_is_refused(content: bytes) -> None:
     with pytest.raises(NotJSON):
         read(content)
 
 
-def test_what_was_within_the_bounds_is_so_with_something_around_it() -> None:
+def test_known_wrapping_does_not_count_towards_the_limits() -> None:
     for content in (nested(DEEPEST + 2), b"[[" + b"[]," * MOST_CONTAINERS + b"0]]"):
         with pytest.raises(Malformed):
             read(content)
@@ -103,5 +103,5 @@ def test_levels_are_counted(value: Any, levels: int) -> None:
 @pytest.mark.parametrize(
     "value", [{"a": [1, 2.5, None, True, "ä\u0000"]}, "\ud800 is half a character", 2**70, -(2**70), ""]
 )
-def test_what_was_read_is_written_so_that_it_is_read_again(value: object) -> None:
+def test_a_parsed_value_survives_a_round_trip(value: object) -> None:
     assert parse(written(value), not_a_number=as_none) == value

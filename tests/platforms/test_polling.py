@@ -16,8 +16,8 @@ from platforms import (
     StopReason,
 )
 from platforms.replicate import Replicate
-from tests.platforms.makers import FLOWER, JOB, KEY, REPLICATE, RUNPOD, Cloud, call
-from tests.platforms.stub import (
+from tests.helpers.makers import FLOWER, JOB, KEY, REPLICATE, RUNPOD, Cloud, call
+from tests.helpers.stub import (
     Step,
     Stub,
     Visit,
@@ -45,7 +45,7 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
 
 
 class Told:
-    """What a call's hooks were told, in order."""
+    """The events that a call's hooks got, in order."""
 
     def __init__(self, seconds: float = 10.0, **more: str) -> None:
         self.ids: list[str] = []
@@ -68,7 +68,7 @@ def test_a_job_that_has_ended_when_it_is_taken_is_not_asked_about(cloud: Cloud, 
     assert (told.ids, len(stub.received)) == ([JOB], 1)
 
 
-def test_the_id_is_told_before_the_first_poll(cloud: Cloud, stub: Stub) -> None:
+def test_the_id_is_reported_before_the_first_poll(cloud: Cloud, stub: Stub) -> None:
     cloud.script(stub, cloud.job("succeeded"))
     polls_before: list[int] = []
     told = call(on_submitted=lambda _: polls_before.append(stub.count(cloud.status)))
@@ -138,7 +138,7 @@ def test_a_failure_without_words_is_still_told(cloud: Cloud, stub: Stub, error: 
     assert KEY not in str(failed.value)
 
 
-def test_a_job_that_somebody_else_canceled_fails(cloud: Cloud, stub: Stub) -> None:
+def test_a_job_that_another_client_canceled_fails(cloud: Cloud, stub: Stub) -> None:
     cloud.script(stub, cloud.job("canceled"))
     with pytest.raises(PlatformError, match="was canceled on the"):
         cloud.make(stub.address).predict(FLOWER, call())
@@ -287,7 +287,7 @@ def test_a_submission_of_which_not_all_was_sent_is_repeated(cloud: Cloud, stub: 
     assert stub.count(cloud.submit) == 2
 
 
-def test_a_submission_to_nobody_is_unavailable(cloud: Cloud) -> None:
+def test_a_submission_to_a_closed_port_is_unavailable(cloud: Cloud) -> None:
     with pytest.raises(PlatformUnavailable):
         cloud.make(f"127.0.0.1:{closed_port()}").predict(FLOWER, call())
 
@@ -324,7 +324,7 @@ def test_a_key_that_no_header_can_hold_is_not_shown(cloud: Cloud, stub: Stub, ca
 
 @pytest.mark.parametrize("output", [7, "text", ["a"], None, {"running_time": "9s", "x": 1}])
 def test_outputs_come_as_they_are_or_wrapped(cloud: Cloud, stub: Stub, output: object) -> None:
-    """Wrapped, they are what the Go original hands on; what is inside stays as it is."""
+    """Wrapped, they equal the Go original's outputs; the contents stay unchanged."""
     cloud.script(stub, cloud.job("succeeded", output=output))
     wrapped = cloud.make(stub.address, wrap_outputs=True).predict(FLOWER, call())
     assert wrapped.outputs == {"output": output}
@@ -417,7 +417,7 @@ def test_a_stop_during_the_submission_waits_for_the_id(cloud: Cloud, stub: Stub,
     assert told.notes == (["canceled"] if reason is StopReason.CANCELED else [])
 
 
-def test_a_stop_during_the_submission_does_not_wait_for_ever(cloud: Cloud, stub: Stub) -> None:
+def test_a_stop_during_the_submission_does_not_hang(cloud: Cloud, stub: Stub) -> None:
     told = Told(60)
     stub.script(cloud.submit, hangs)
     stub.when_asked(cloud.submit, lambda: told.call.stop(StopReason.CANCELED))
@@ -454,7 +454,9 @@ def test_a_stop_between_tries_of_a_submission_ends_them(cloud: Cloud, stub: Stub
         ([closes_without_answer], "no answer", 3),
     ],
 )
-def test_what_came_of_canceling_is_told(cloud: Cloud, stub: Stub, steps: list[Step], note: str, tries: int) -> None:
+def test_the_outcome_of_canceling_is_reported(
+    cloud: Cloud, stub: Stub, steps: list[Step], note: str, tries: int
+) -> None:
     told = Told()
     cloud.script(stub, cloud.job("running"))
     finished = note == "already finished"

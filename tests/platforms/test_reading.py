@@ -9,8 +9,8 @@ import pytest
 
 from platforms import InvalidInputs, PlatformError, PlatformUnavailable, connections, wire
 from platforms.reply import loads, words_of
-from tests.platforms.makers import FLOWER, K8S, KSERVE, Direct, call
-from tests.platforms.stub import Stub, answers, pours, says, streams
+from tests.helpers.makers import FLOWER, K8S, KSERVE, Direct, call
+from tests.helpers.stub import Stub, answers, pours, says, streams
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_compressed_answer_is_bounded_by_its_real_size(stub: Stub, traced: Non
     assert peak - before < 5_000_000
 
 
-def test_a_compressed_answer_is_read_though_nobody_asked_for_it(stub: Stub) -> None:
+def test_an_unrequested_compressed_answer_is_read(stub: Stub) -> None:
     body = gzip.compress(b'{"predictions": [1]}')
     stub.script(KSERVE.route, says(body, content_type="application/json", content_encoding="gzip"))
     assert KSERVE.make(stub.address).predict(FLOWER, call()).outputs == {"predictions": [1]}
@@ -158,7 +158,7 @@ def test_an_address_that_is_none_is_the_settings_fault(direct: Direct, address: 
     assert not isinstance(error.value, InvalidInputs)
 
 
-def test_a_host_nobody_knows_is_unavailable() -> None:
+def test_an_unknown_host_is_unavailable() -> None:
     with pytest.raises(PlatformUnavailable):
         K8S.make("nobody.invalid:80").predict(FLOWER, call())
 

@@ -1,4 +1,4 @@
-"""What is sent again and what is not, counted at the other end, on the platforms that answer the request itself."""
+"""Which requests the agent repeats, counted by the server, on the platforms that answer the request itself."""
 
 import threading
 import time
@@ -17,8 +17,8 @@ from platforms import (
     StopReason,
     connections,
 )
-from tests.platforms.makers import FLOWER, K8S, KSERVE, Direct, call
-from tests.platforms.stub import (
+from tests.helpers.makers import FLOWER, K8S, KSERVE, Direct, call
+from tests.helpers.stub import (
     Stub,
     answers,
     closed_port,
@@ -46,13 +46,13 @@ def direct(request: pytest.FixtureRequest) -> Direct:
     return request.param  # type: ignore[no-any-return]
 
 
-def test_an_answer_is_handed_on(direct: Direct, stub: Stub) -> None:
+def test_an_answer_is_returned(direct: Direct, stub: Stub) -> None:
     stub.script(direct.route, answers({"predictions": [1], "running_time": "0.0146s"}))
     result = direct.make(stub.address).predict(FLOWER, call())
     assert (result.outputs, result.running_time) == ({"predictions": [1]}, 0.0146)
 
 
-def test_a_refused_connection_is_tried_again_until_somebody_listens(direct: Direct) -> None:
+def test_a_refused_connection_is_retried_until_the_server_listens(direct: Direct) -> None:
     stub = Stub(listens=False)
     stub.script(direct.route, GOOD)
     platform = direct.make(stub.address)
@@ -90,7 +90,7 @@ def test_busy_answers_are_repeated(direct: Direct, stub: Stub, status: int) -> N
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_busy_answers_are_not_repeated_for_ever(direct: Direct, stub: Stub, status: int) -> None:
+def test_retries_of_busy_answers_end(direct: Direct, stub: Stub, status: int) -> None:
     stub.script(direct.route, answers({"error": "no GPU is free"}, status=status))
     with pytest.raises(PlatformUnavailable, match="no GPU is free"):
         direct.make(stub.address).predict(FLOWER, call())
@@ -123,7 +123,7 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(direct: Direct, stu
 
 
 @pytest.mark.parametrize("value", ["soon", "²", "-1", ""])
-def test_a_retry_after_that_nobody_can_read_is_ignored(stub: Stub, value: str) -> None:
+def test_an_invalid_retry_after_is_ignored(stub: Stub, value: str) -> None:
     stub.script(K8S.route, answers({}, status=503, retry_after=value), GOOD)
     assert K8S.make(stub.address).predict(FLOWER, call()).outputs == {"predictions": [1]}
 
@@ -180,7 +180,7 @@ def test_the_waits_between_tries_end_at_the_deadline(direct: Direct) -> None:
         streams(b'{"predictions":', ends=False),
     ],
 )
-def test_an_answer_nobody_can_read_is_an_error_and_not_repeated(direct: Direct, stub: Stub, step: object) -> None:
+def test_an_unreadable_answer_is_an_error_and_not_repeated(direct: Direct, stub: Stub, step: object) -> None:
     stub.script(direct.route, step, GOOD)  # type: ignore[arg-type]
     with pytest.raises(PlatformError):
         direct.make(stub.address).predict(FLOWER, call())
@@ -212,7 +212,7 @@ def test_redirects_are_not_followed(direct: Direct, stub: Stub, status: int) -> 
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
-def test_refused_inputs_are_told_in_the_platforms_words(direct: Direct, stub: Stub, status: int) -> None:
+def test_refused_inputs_show_the_platforms_message(direct: Direct, stub: Stub, status: int) -> None:
     body = {"detail": [{"loc": ["body"], "msg": "X has 2 features", "type": "value_error"}]}
     stub.script(direct.route, answers(body, status=status))
     with pytest.raises(InvalidInputs, match="^X has 2 features$"):

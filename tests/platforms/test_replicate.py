@@ -1,4 +1,4 @@
-"""Replicate's own: forms of a model id, whose URLs are asked with the key, server-sent events."""
+"""Replicate only: forms of a model id, URLs that get the key, server-sent events."""
 
 import json
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 from platforms import CallStopped, Chunk, InvalidInputs, PlatformError, PlatformTimeout, StopReason, Unsupported
 from platforms.replicate import Replicate, events
-from tests.platforms.makers import FLOWER, JOB, KEY, REPLICATE, VERSION, call, replicate
-from tests.platforms.stub import Step, Stub, answers, drips, head, later, says, streams, streams_until_hung_up
+from tests.helpers.makers import FLOWER, JOB, KEY, REPLICATE, VERSION, call, replicate
+from tests.helpers.stub import Step, Stub, answers, drips, head, later, says, streams, streams_until_hung_up
 
 ALMOST_URLS: list[object] = [None, [], "x", {}, {"get": None}]
 STREAM = f"GET /v1/streams/{JOB}"
@@ -159,7 +159,7 @@ def test_the_outputs_of_a_stream_become_chunks_and_its_logs_do_not(stub: Stub) -
     assert stub.count(REPLICATE.cancel) == 0
 
 
-def test_each_output_is_handed_on_before_the_next_is_sent(stub: Stub) -> None:
+def test_each_output_is_forwarded_at_once(stub: Stub) -> None:
     script_stream(stub, sse(event("output", "a"), b"", event("output", "b"), event("done", "{}")))
     stream = replicate(stub.address).stream(FLOWER, call())
     assert next(stream).data == "a"  # the stub sends no more until the gate opens

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from platforms import InvalidInputs, PlatformError, Prediction
-from tests.platforms.makers import KEY, REPLICATE, RUNPOD, call, k8s, kserve, replicate, runpod
-from tests.platforms.stub import Stub, answers
+from tests.helpers.makers import KEY, REPLICATE, RUNPOD, call, k8s, kserve, replicate, runpod
+from tests.helpers.stub import Stub, answers
 
 PIECES = [
     *(
@@ -143,7 +143,7 @@ def test_docs_of_kserve_are_asked_for_at_one_path_and_one_host_or_not_at_all(
 
 @given(prediction=predictions, request_id=hostile_text)
 @property_of
-def test_a_plain_service_is_told_of_the_model_in_the_body_alone(
+def test_a_plain_service_gets_the_model_only_in_the_body(
     stub: Stub, reached: Any, prediction: Prediction, request_id: str
 ) -> None:
     stub.received.clear()

@@ -7,8 +7,8 @@ import pytest
 
 from platforms import CallStopped, Chunk, PlatformError, PlatformTimeout, StopReason
 from platforms.runpod import RunPod
-from tests.platforms.makers import FLOWER, JOB, RUNPOD, call, runpod
-from tests.platforms.stub import Step, Stub, answers, hangs, later, resets_after_reading, says
+from tests.helpers.makers import FLOWER, JOB, RUNPOD, call, runpod
+from tests.helpers.stub import Step, Stub, answers, hangs, later, resets_after_reading, says
 
 STREAM = f"GET /v2/ep1/stream/{JOB}"
 
@@ -66,7 +66,7 @@ def test_a_failure_hands_on_its_message_only(stub: Stub, fields: dict[str, Any])
 
 
 @pytest.mark.parametrize("error", ['{"error_message": "cut of', "{'hostname': 'pod-1'}", '{"hostname": "pod-1"}'])
-def test_an_error_nobody_can_read_is_not_shown(stub: Stub, error: str) -> None:
+def test_an_unreadable_error_is_not_shown(stub: Stub, error: str) -> None:
     RUNPOD.script(stub, RUNPOD.job("failed", error=error))
     with pytest.raises(PlatformError, match="^the runpod platform could not complete the prediction$"):
         runpod(stub.address).predict(FLOWER, call())
@@ -110,7 +110,7 @@ def test_a_stream_may_be_a_bare_list(stub: Stub) -> None:
     assert streamed(stub) == ["a", "b", "c"]
 
 
-def test_what_comes_between_the_last_list_and_the_end_is_not_lost(stub: Stub) -> None:
+def test_outputs_between_the_last_poll_and_the_end_are_not_lost(stub: Stub) -> None:
     script_stream(stub, answers(["a"]), answers([]), answers(["b"]), answers([]))
     assert streamed(stub) == ["a", "b"]
 
@@ -120,7 +120,7 @@ def test_outputs_that_are_no_text_are_written_as_json(stub: Stub) -> None:
     assert streamed(stub) == ['{"a":[1,null]}', "3", '["ü"]', "null"]
 
 
-def test_each_output_is_handed_on_before_more_is_asked_for(stub: Stub) -> None:
+def test_each_output_is_forwarded_before_the_next_poll(stub: Stub) -> None:
     script_stream(stub, drained("running", "a"), drained("succeeded", "b"), drained("succeeded"))
     stream = runpod(stub.address).stream(FLOWER, call())
     assert next(stream).data == "a"

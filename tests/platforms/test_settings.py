@@ -1,29 +1,10 @@
-"""The PLATFORMS setting: every entry can be built, and what an entry lacks is refused at start."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The PLATFORMS setting: every entry can be built, and an incomplete one fails at start."""
 
 import pytest
 
 from config.settings import PLATFORMS
 from platforms import Platform, forget_platforms, get_platform
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def check(**environment: str) -> tuple[int, str]:
-    """What `manage.py check` says of an environment that holds only this."""
-    done = subprocess.run(
-        [sys.executable, "manage.py", "check"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "ALLOW_ANONYMOUS": "true", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+from tests.helpers.manage import check
 
 
 @pytest.mark.parametrize("name", PLATFORMS)
@@ -45,7 +26,7 @@ def test_every_platform_of_the_settings_can_be_built(name: str) -> None:
         ("runpod", ["RUNPOD_APIKEY", "RUNPOD_MODEL_ID"]),
     ],
 )
-def test_a_platform_without_what_it_needs_is_refused_at_start(name: str, needed: list[str]) -> None:
+def test_an_incomplete_platform_is_refused_at_start(name: str, needed: list[str]) -> None:
     status, said = check(ML_PLATFORM=name)
     assert status != 0
     assert said.count("(agent.E012)") == len(needed)

@@ -13,8 +13,8 @@ import trustme
 from platforms import PlatformError, PlatformUnavailable, connections
 from platforms.connections import Connections, Exchange
 from platforms.wire import Answer, ask, target_of
-from tests.platforms.makers import FLOWER, K8S, call
-from tests.platforms.stub import Stub, answers, head, says, sends
+from tests.helpers.makers import FLOWER, K8S, call
+from tests.helpers.stub import Stub, answers, head, says, sends
 
 Ask = Callable[..., tuple[Answer, bytes]]
 

@@ -1,8 +1,8 @@
-"""Real code, a step at a time: each actor is a thread that stands still at every step until it is told to go on.
+"""Real code, a step at a time: each actor is a thread that halts at every step until the test gives it an order.
 
-An actor halts before each SQL statement, before each command to Redis, and inside the platform. What it is told there
+An actor halts before each SQL statement, before each command to Redis, and inside the platform. The order
 may be to go on; that the database or Redis is away (the step is not done) or was lost (it is done, and only the answer
-does not come); or to die, which is what `kill -9` does: nothing after that point happens.
+does not come); or to die, as with `kill -9`: nothing after that point happens.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from predictions.submission import PredictionRequest
 
 class Order(StrEnum):
     GO = "go on"
-    AWAY = "nobody is there"
+    AWAY = "connection refused"
     LOST = "no answer comes"
     DIE = "die"
     SUCCEED = "succeed"
     FAIL = "fail"
-    DEFECT = "raise what nobody expects"
+    DEFECT = "raise an unexpected error"
     REACT = "react to a stop, if there was one"
 
 
@@ -68,7 +68,7 @@ class Actor:
 
     @property
     def member(self) -> str:
-        """What a worker's run is called where leases are kept."""
+        """The name of a worker's run in the set of leases."""
         return f"{self.task_id}:{self.run_id}"
 
     @property
@@ -143,7 +143,7 @@ class Staged(Platform):
     name = "staged"
     timeout_seconds = 300.0
     asked: Counter[str] = Counter()
-    """How often each task was sent here anew."""
+    """How often the agent sent each task here."""
     given: dict[str, tuple[str, str]] = {}
     """Each answer → the task and the run it was given to."""
     _numbers = itertools.count(1)

@@ -1,4 +1,4 @@
-"""Commands as a shell runs them, in this process: what they print, and their exit code."""
+"""Runs commands in this process as a shell does: their output and exit code."""
 
 import io
 import json
@@ -7,10 +7,11 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.management import load_command_class
+from django.core.management import call_command, load_command_class
 from django.db import connections
 
 from predictions.models import Task
@@ -89,3 +90,9 @@ def _press(when: Callable[[], Any], presses: int, over: threading.Event) -> None
 
 def move(row: Task, status: str, **fields: Any) -> None:
     Task.objects.filter(pk=row.pk).update(status=status, **fields)
+
+
+def run(command: str) -> str:
+    out = StringIO()
+    call_command(command, stdout=out)
+    return out.getvalue()

@@ -9,7 +9,7 @@ from django.db import connection, connections
 from predictions.execution import calls, inflight
 from predictions.queue import scripts, worker_scripts
 from predictions.redis.connections import get_redis
-from tests.platforms.stub import closed_port
+from tests.helpers.stub import closed_port
 from tests.predictions.actors import halting
 from tests.predictions.commands import Shell
 from tests.predictions.referee import PLACES
@@ -23,7 +23,7 @@ def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def no_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The database cannot be reached: its file is nowhere, or nobody listens at its port."""
+    """Makes the database unreachable: its file does not exist, or its port refuses connections."""
     _forget_database()
     with monkeypatch.context() as patch:
         if connection.vendor == "sqlite":
@@ -43,7 +43,7 @@ def _forget_database() -> None:
 
 @pytest.fixture
 def no_watches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at predictions in flight; what an earlier test's predictions left has ended."""
+    """Stops the watches over predictions in flight, those of earlier tests too."""
     for watch in inflight.watches:
         watch.end()
     monkeypatch.setattr(inflight, "watches", [])
@@ -53,12 +53,12 @@ def no_watches(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_logs() -> Iterator[None]:
     logging.disable()
     yield
-    logging.disable(logging.NOTSET)  # which also makes loggers forget that nothing was to be logged
+    logging.disable(logging.NOTSET)  # this also clears the loggers' caches
 
 
 @pytest.fixture
 def staged(configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, no_watches: None, no_logs: None) -> None:
-    """Actors halt at every step, their platform answers as it is told to, and nothing happens by itself.
+    """Actors halt at every step, the test orders their platform's answers, and no background thread acts.
 
     Without logs: there are thousands of faults, each with a traceback.
     """

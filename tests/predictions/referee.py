@@ -1,4 +1,4 @@
-"""What may change in one step of an actor, and what must be true after every one."""
+"""The rules: which changes one step of an actor may make, and which invariants hold after every step."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from predictions.redis.errors import QueueUnavailable
 from tests.predictions.actors import PLATFORM, Actor, Staged
 
 PLACES = 2
-SAID = "what the client says"
+SAID = "outputs from the client"
 NOTES = {"upstream_cancel", "unreported"}
-"""What may be added to a task that has ended."""
+"""Fields that may still change after a task has ended."""
 AWAY = (RecordUnavailable, QueueUnavailable)
 HONEST: dict[str, tuple[type[Exception], ...]] = {
     "submit": (*AWAY, QueueFull),
@@ -29,13 +29,13 @@ HONEST: dict[str, tuple[type[Exception], ...]] = {
     "run": (),
     "cancel": (*AWAY, submission.AlreadyFinished, submission.NotOurs, submission.TaskNotFound),
     "report": (*AWAY, InvalidTransition),
-    "cancel what waits": AWAY,
+    "cancel pending": AWAY,
     "init check": AWAY,
     "sweep": AWAY,
     "purge": AWAY,
     "put back": (),
 }
-"""What each may say instead of an answer."""
+"""The errors that each kind of actor may raise."""
 
 
 def key(kind: str) -> str:
@@ -44,7 +44,7 @@ def key(kind: str) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """All that there is to see: the rows, and the queue."""
+    """The whole state: the rows and the queue."""
 
     rows: dict[str, dict[str, Any]]
     queued: list[str]
@@ -61,7 +61,7 @@ class View:
 
     @property
     def with_a_job(self) -> set[str]:
-        """Those that somebody works on, or will."""
+        """Tasks that run, wait in the queue or have a place there."""
         running = {member.split(":")[0] for member in self.leases}
         return running.union(self.waiting, self.places, self.held)
 
@@ -97,7 +97,7 @@ class Referee:
     def __init__(self) -> None:
         self.view = look()
         self.excuses: Counter[str] = Counter()
-        """How often a task may be sent to the platform once more: whoever had it was lost, or gave it back."""
+        """How often the agent may send a task again, because its worker was lost or requeued it."""
         self.arrivals: Counter[str] = Counter()
         """How many runs of workers came to the platform with each task, without those that handed it back."""
         self._arrived: set[Actor] = set()
@@ -106,10 +106,10 @@ class Referee:
         self.told: set[str] = set()
         """Tasks of which clients of the record service had something to say."""
         self._noticed: dict[Actor, set[str]] = {}
-        """What a repair may have seen since it began: unfinished tasks without a job, or archived ones for a sweep."""
+        """Tasks that a repair may have seen: unfinished ones without a job, or archived ones for a sweep."""
 
     def glance(self) -> None:
-        """Something has happened that is nobody's step."""
+        """Notes a change that no actor made."""
         self.view = look()
         for actor in self._noticed:
             self._notice(actor)
@@ -119,11 +119,11 @@ class Referee:
         self._noticed[actor] |= view.archived if actor.kind == "sweep" else view.unfinished() - view.with_a_job
 
     def excuse(self, task_id: str) -> None:
-        """The task may be sent to the platform anew, unless its row says what to wait for there."""
+        """Allows one more request to the platform, unless the row has an upstream id to poll."""
         self.excuses[task_id] += not self.view.rows.get(task_id, {}).get("upstream_id")
 
     def judge(self, actor: Actor) -> None:
-        """Whether what has changed is what this actor may change."""
+        """Checks every change since the last step against the actor's rights."""
         before = self.view
         if actor.kind in ("init check", "sweep") and actor not in self._noticed:
             self._noticed[actor] = set()
@@ -143,14 +143,14 @@ class Referee:
 
     def _judge_changes(self, actor: Actor, before: View, after: View) -> None:
         may_change = {
-            "cancel what waits": before.ids("pending"),
+            "cancel pending": before.ids("pending"),
             "init check": self._noticed.get(actor, set()),
             "sweep": self._noticed.get(actor, set()),
             "purge": set(),
         }.get(actor.kind, {actor.task_id})
         for task_id, row in before.rows.items():
             if task_id not in after.rows:
-                assert actor.kind == "purge", "nobody else deletes"
+                assert actor.kind == "purge", "only the purge deletes"
                 assert row["status"] in ENDED, "deleted before it ended"
                 continue
             changed = {name for name, value in after.rows[task_id].items() if row[name] != value}
@@ -198,7 +198,7 @@ class Referee:
             case "run":
                 may_come = {actor.task_id} if actor.member in before.leases else {actor.task_id} - before.with_a_job
                 self.put_back |= came
-            case "predict":  # what its prediction gave, where the database would not take that
+            case "predict":  # its result, if the database refused it
                 may_come = {actor.task_id}
                 self.put_back |= came
             case "init check":
@@ -206,11 +206,11 @@ class Referee:
                 self.put_back |= came
             case "cancel" if after.status(actor.task_id) in (*ENDED, "gone"):
                 may_go = {actor.task_id}
-            case "cancel what waits":
+            case "cancel pending":
                 may_go = after.ids("canceled")
-        assert came <= may_come, f"{actor.kind} queued what is not its own"
-        assert went <= may_go, f"{actor.kind} took out of the queue what is not its own"
-        assert len(set(after.waiting) - self.put_back) <= PLACES, "more were let in than there are places"
+        assert came <= may_come, f"{actor.kind} queued another actor's task"
+        assert went <= may_go, f"{actor.kind} removed another actor's task from the queue"
+        assert len(set(after.waiting) - self.put_back) <= PLACES, "more tasks wait than there are places"
 
     def _judge_admission(self, actor: Actor, before: View, after: View) -> None:
         taken = len(before.waiting) + len(before.places)
@@ -222,9 +222,9 @@ class Referee:
             assert after.rows == before.rows, "refused, and yet on record"
 
     def _judge_answer(self, actor: Actor) -> None:
-        """What its caller was told must be so, now and for ever."""
+        """The caller's answer must be true, and stay true."""
         if actor.error is not None and not isinstance(actor.error, HONEST[actor.kind]):
-            raise AssertionError(f"{actor.kind} raised what it does not promise") from actor.error
+            raise AssertionError(f"{actor.kind} raised an undeclared error") from actor.error
         status = self.view.status(actor.task_id)
         match actor.kind, actor.result:
             case "cancel", bool():

@@ -75,7 +75,7 @@ def test_every_401_says_how_to_say_who_you_are(client: APIClient, configured: Ca
 
 @pytest.mark.parametrize("route", ["/live", "/media/x", "/docs", "/metrics"])
 @pytest.mark.parametrize("method", ["POST", "DELETE", "TRACE"])
-def test_a_wrong_method_is_told_the_right_ones(client: APIClient, route: str, method: str) -> None:
+def test_a_wrong_method_gets_the_allowed_ones(client: APIClient, route: str, method: str) -> None:
     response = client.generic(method, route)
     assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
     assert response["Allow"] == "GET, HEAD, OPTIONS"
@@ -91,7 +91,7 @@ def test_live_and_ready_are_open(client: APIClient) -> None:
     assert client.get("/ready").json()["ready"] is True
 
 
-def test_ready_leaves_out_what_it_is_told_to(
+def test_ready_skips_the_excluded_checks(
     client: APIClient, configured: Callable[..., None], redis_proxy: object
 ) -> None:
     configured(MAX_QUEUE_SIZE=0)
@@ -106,7 +106,7 @@ def test_ready_leaves_out_what_it_is_told_to(
     assert client.get(f"/ready?{everything}").json() == {"ready": True, "checks": {}}
 
 
-def test_ready_says_what_is_wrong(client: APIClient, configured: Callable[..., None], redis_proxy: object) -> None:
+def test_ready_names_the_failed_check(client: APIClient, configured: Callable[..., None], redis_proxy: object) -> None:
     configured(MAX_QUEUE_SIZE=0)
     response = client.get("/ready")
     assert (response.status_code, response.json()["checks"]["redis"]) == (503, "queue full")

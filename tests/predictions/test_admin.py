@@ -19,11 +19,11 @@ from rq.defaults import RQ_KEY_PREFIX
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.queue.overview import overview
-from tests.conftest import RunningWorker
 from tests.helpers import environment
+from tests.helpers.api import submit
 from tests.helpers.factories import TaskFactory
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
+from tests.helpers.workers import RunningWorker
 
 LIST = "/admin/predictions/task/"
 
@@ -103,7 +103,7 @@ def test_a_tasks_page_is_read_only_and_shows_what_happened(admin: Client, client
     assert Task.objects.get().status == "succeeded"
 
 
-def test_a_tasks_page_says_what_came_of_canceling_the_platforms_job(admin: Client) -> None:
+def test_a_tasks_page_shows_the_outcome_of_canceling_the_platforms_job(admin: Client) -> None:
     task = TaskFactory(model_name="m", status="canceled", upstream_id="job-1", upstream_cancel="already finished")
     page = admin.get(f"{LIST}{task.pk}/change/").content.decode()
     assert "job-1" in page

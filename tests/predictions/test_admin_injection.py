@@ -9,8 +9,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
+from tests.helpers.api import submit
 from tests.helpers.factories import TaskFactory
-from tests.predictions.test_async import submit
 
 MARK = "zqxj"
 ATTACKS = [
@@ -107,7 +107,7 @@ def test_a_tasks_pages(browser: Client, attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_stands_in_an_address(browser: Client, attack: str) -> None:
+def test_hostile_addresses(browser: Client, attack: str) -> None:
     for path, query in (
         ("/admin/predictions/task/", {"q": attack}),
         ("/admin/predictions/task/", {"user_id": attack, "model_name": attack}),

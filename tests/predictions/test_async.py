@@ -17,16 +17,10 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from tests.helpers import predictors
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
 
 Work = Callable[..., Any]
-
-
-def submit(client: APIClient, inputs: dict[str, Any] | None = None, **headers: str) -> str:
-    body = {"model_name": "iris", "inputs": inputs or {}}
-    response = client.post("/async/v1/predict", body, format="json", headers=headers)
-    assert response.status_code == 200, response.content
-    return str(response.json()["id"])
 
 
 def test_a_task_is_pending_until_a_worker_ran_it(client: APIClient, work: Work) -> None:
@@ -159,7 +153,7 @@ def test_nothing_in_redis_is_pickled(client: APIClient, work: Work) -> None:
 
 
 def test_a_task_takes_about_a_kilobyte_of_redis_whatever_its_inputs_and_outputs(client: APIClient, work: Work) -> None:
-    """What is queued is the task's id: inputs and outputs are in the database alone."""
+    """The queue holds the task's id; only the database has inputs and outputs."""
     for _ in range(10):
         submit(client, {"text": "x" * 100_000, "answer": "y" * 100_000})
     assert _bytes_in_redis() / 10 < 2048

@@ -15,18 +15,10 @@ from predictions.execution import runner
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
-from tests.conftest import new_worker
 from tests.helpers import predictors
-from tests.predictions.test_async import submit
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
+from tests.helpers.api import submit
+from tests.helpers.waiting import until
+from tests.helpers.workers import new_worker
 
 
 def test_a_canceled_task_is_never_run(client: APIClient, work: Callable[..., Any]) -> None:
@@ -96,8 +88,8 @@ def test_a_task_of_another_agent_is_not_canceled_here(client: APIClient) -> None
     assert Task.objects.get().status == "running"
 
 
-def test_of_a_cancel_and_a_start_exactly_one_is_first(client: APIClient, configured: Callable[..., None]) -> None:
-    """A thousand races: what was canceled while pending never reaches the platform; every task ends in one state."""
+def test_exactly_one_of_a_cancel_and_a_start_wins(client: APIClient, configured: Callable[..., None]) -> None:
+    """A thousand races: a task canceled while pending never reaches the platform; every task ends in one state."""
     configured(MAX_QUEUE_SIZE=1000)
     races = 1000
     tasks = [

@@ -1,4 +1,4 @@
-"""A queue whose Redis ends with its pod: what waits is failed, what was predicted is written down, nothing comes in."""
+"""A queue whose Redis ends with its pod: waiting tasks fail, results reach their rows, and no task enters."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +17,16 @@ from predictions.recorder import get_recorder
 from predictions.redis.connections import get_redis
 from predictions.submission import PredictionRequest
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import status_of
 from tests.helpers.ports import free_port
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-from tests.predictions.test_worker import StartWorker, status_of
+from tests.helpers.waiting import until
+from tests.helpers.workers import StartWorker
 
 BODY = {"model_name": "m", "inputs": {}}
 
 
-def test_what_waits_is_failed_and_its_place_is_free(client: APIClient) -> None:
+def test_waiting_tasks_fail_and_free_their_places(client: APIClient) -> None:
     ids = [submit(client) for _ in range(5)]
     assert shutdown.close_queue() == 5
     for task in Task.objects.all():
@@ -66,7 +67,7 @@ def test_a_prediction_that_was_made_is_written_down(client: APIClient) -> None:
     assert queue.sizes() == queue.Sizes(0, 0)
 
 
-def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_queue(
+def test_a_stopping_worker_goes_on_for_a_while_and_then_closes_the_queue(
     client: APIClient, start_worker: StartWorker
 ) -> None:
     long = submit(client, {"wait": True})
@@ -85,9 +86,7 @@ def test_a_worker_that_is_told_to_end_goes_on_for_a_while_and_then_closes_the_qu
     assert {status_of(long), status_of(another_long)} == {"succeeded"}
 
 
-def test_what_a_worker_cannot_finish_in_time_is_failed_with_the_queue(
-    client: APIClient, start_worker: StartWorker
-) -> None:
+def test_unfinished_tasks_fail_when_the_queue_closes(client: APIClient, start_worker: StartWorker) -> None:
     """Handed back to a Redis that is about to end it would be lost."""
     task_id = submit(client, {"wait": True})
     running = start_worker(concurrency=1, shutdown_seconds=0.1, before_finishing=shutdown.close_queue)

@@ -19,11 +19,11 @@ from predictions.models import Task
 from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.helpers.pages import REFERENCE, UPGRADING
 from tests.helpers.proxy import Proxy
 from tests.predictions.commands import Shell, listens, move
-from tests.predictions.test_async import submit
-from tests.predictions.test_maintenance import task
 
 OURS = ["version", "doctor", "init_check", "sweep_archive", "purge_tasks", "tasks", "predict", "queue"]
 PROCESSES = ["rqworker", "scheduler"]
@@ -214,7 +214,7 @@ def test_the_purge_takes_an_age(shell: Shell) -> None:
     assert Task.objects.count() == 2
 
 
-def test_progress_is_told_on_stderr_where_it_is_asked_for(shell: Shell) -> None:
+def test_progress_is_printed_on_stderr_on_request(shell: Shell) -> None:
     for _ in range(3):
         task("running", 400)
     quiet, told = shell("init_check", "--dry-run"), shell("init_check", "--dry-run", "--progress", "--json")
@@ -249,7 +249,7 @@ def test_a_queue_is_paused_and_resumed(shell: Shell, client: APIClient, work: Ca
     assert Task.objects.get().status == "succeeded"
 
 
-def test_what_waits_is_canceled_after_a_question(shell: Shell, client: APIClient) -> None:
+def test_waiting_tasks_are_canceled_after_a_confirmation(shell: Shell, client: APIClient) -> None:
     for _ in range(3):
         submit(client)
     refused = shell("queue", "delete-waiting", stdin="n\n", terminal=True)
@@ -261,7 +261,7 @@ def test_what_waits_is_canceled_after_a_question(shell: Shell, client: APIClient
 
 
 @pytest.mark.parametrize("line", ["queue delete-waiting", "tasks cancel --all-pending"])
-def test_where_nobody_can_be_asked_it_takes_a_yes(shell: Shell, client: APIClient, line: str) -> None:
+def test_without_a_terminal_a_confirmation_needs_yes(shell: Shell, client: APIClient, line: str) -> None:
     submit(client)
     refused = shell(*line.split(), "--json")
     assert (refused.code, "--yes" in refused.err) == (2, True)
@@ -284,16 +284,16 @@ def test_drain_waits_until_nothing_waits_or_runs(shell: Shell, client: APIClient
     assert not Task.objects.filter(agent="default").unfinished().exists()
 
 
-def test_drain_running_leaves_what_waits(shell: Shell) -> None:
+def test_drain_running_leaves_waiting_tasks(shell: Shell) -> None:
     task("pending", 5)
     shell("queue", "pause")
     assert shell("queue", "drain", "--running").out == "Nothing runs.\n"
 
 
-def test_what_waits_moves_to_another_redis_by_the_upgrading_pages_commands(
+def test_the_upgrading_pages_commands_move_waiting_tasks_to_another_redis(
     shell: Shell, client: APIClient, work: Callable[..., Any]
 ) -> None:
-    """The other one is empty, and so is not paused; the init check queues there what waits."""
+    """The new Redis is empty and not paused; the init check queues the pending tasks there."""
     task_id = submit(client)
     (commands,) = re.findall(r"^python manage\.py (queue pause .*)$", UPGRADING, re.MULTILINE)
     for command in commands.split(" && python manage.py "):

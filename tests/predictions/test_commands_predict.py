@@ -9,11 +9,11 @@ import pytest
 
 from predictions.models import Task
 from predictions.queue import queue
-from tests.conftest import RunningWorker
 from tests.helpers import predictors
+from tests.helpers.makers import RUNPOD
 from tests.helpers.proxy import Proxy
-from tests.platforms.makers import RUNPOD
-from tests.platforms.stub import Stub, answers, hangs, streams, streams_until_hung_up
+from tests.helpers.stub import Stub, answers, hangs, streams, streams_until_hung_up
+from tests.helpers.workers import RunningWorker
 from tests.predictions.commands import Shell
 
 GENERATE = "POST /v1/models/llm:predict"
@@ -143,7 +143,7 @@ def test_advice_follows_the_platforms_words_as_a_sentence_of_its_own(
     assert f": The prediction failed: {told} `manage.py doctor` may know why. Its task is " in said.err
 
 
-def test_a_platform_that_is_away_is_said_to_be(shell: Shell, kserve: Stub) -> None:
+def test_predict_reports_an_unreachable_platform(shell: Shell, kserve: Stub) -> None:
     kserve.close()
     said = shell("predict", "llm", "--inputs", "{}")
     assert said.code == 1
@@ -223,7 +223,7 @@ def test_ctrl_c_cancels_a_queued_prediction_that_is_waited_for(shell: Shell) -> 
     assert queue.sizes().waiting == 0
 
 
-def test_a_task_that_somebody_else_cancels_ends_with_1(shell: Shell, kserve: Stub) -> None:
+def test_a_task_that_another_caller_cancels_exits_with_1(shell: Shell, kserve: Stub) -> None:
     from predictions import submission
 
     def cancel() -> bool:

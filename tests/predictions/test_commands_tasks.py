@@ -15,9 +15,9 @@ from predictions.management.following import changes_of, changes_since
 from predictions.management.interruption import Interruption
 from predictions.models import Task
 from predictions.queue import queue
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.predictions.commands import Shell, listens, move
-from tests.predictions.test_async import submit
-from tests.predictions.test_maintenance import task
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 
@@ -74,13 +74,13 @@ def test_a_task_is_shown_with_its_inputs_and_outputs(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "follow"])
-def test_an_unknown_task_is_said_to_be_one(shell: Shell, command: str) -> None:
+def test_an_unknown_task_is_reported(shell: Shell, command: str) -> None:
     said = shell("tasks", command, NOWHERE, "--json")
     assert (said.code, said.json["code"]) == (1, "not_found")
     assert f"There is no task {NOWHERE}." in said.err
 
 
-def test_tasks_are_canceled_and_each_ones_fate_is_told(shell: Shell, client: APIClient) -> None:
+def test_canceling_reports_the_outcome_of_each_task(shell: Shell, client: APIClient) -> None:
     waiting, running, ended = submit(client), task("running", 5).pk, task("failed", 5).pk
     other = task("running", 5, agent="other").pk
     said = shell("tasks", "cancel", waiting, running, ended, other, NOWHERE, "--json")
@@ -110,7 +110,7 @@ class Steps(Interruption):
         return True
 
 
-def test_every_change_of_the_followed_is_told_once() -> None:
+def test_follow_prints_every_change_once() -> None:
     first, second = task("pending", 5), task("running", 4, attempt=1)
     steps = Steps(
         lambda: None,
@@ -130,7 +130,7 @@ def test_every_change_of_the_followed_is_told_once() -> None:
     ]
 
 
-def test_new_tasks_are_told_as_they_come_and_until_they_end() -> None:
+def test_follow_prints_new_tasks_until_they_end() -> None:
     old = task("running", 60)
     came: list[Task] = []
     steps = Steps(
@@ -157,7 +157,7 @@ def test_tasks_are_followed_until_all_have_ended(shell: Shell) -> None:
     assert " failed (attempt 2): too late\n" in shell("tasks", "follow", second.pk).out
 
 
-def test_following_what_has_succeeded_ends_at_once_with_0(shell: Shell) -> None:
+def test_following_succeeded_tasks_exits_at_once_with_0(shell: Shell) -> None:
     done = task("succeeded", 5, running_time=1.5)
     said = shell("tasks", "follow", done.pk, done.pk)
     assert (said.code, said.out.count("succeeded in 1.500 s")) == (0, 1)

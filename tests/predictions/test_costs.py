@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[Callable[[Client, dict[str, str]], Any], int]] = {
     "an archive sweep": (lambda browser, ids: call_command("sweep_archive", stdout=StringIO()), 2 * 3),
     "a purge": (lambda browser, ids: call_command("purge_tasks", stdout=StringIO()), 5 + 2),
 }
-"""Way → what it does, with the ids of a task in some states, and its queries."""
+"""Name → a call with the ids of tasks in several states, and its number of queries."""
 
 
 def rows(status: str, count: int, age: timedelta) -> list[str]:

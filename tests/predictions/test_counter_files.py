@@ -30,7 +30,7 @@ def counts(tmp_path: Path) -> Callable[..., CounterFile]:
 
 
 def total(directory: Path) -> float:
-    """What all processes asked, as /metrics adds it up."""
+    """The total over all processes, as /metrics reports it."""
     with files_to_add_up(str(directory)) as files:
         metrics = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
     return sum(sample.value for metric in metrics if metric.name == "asked" for sample in metric.samples)

@@ -1,4 +1,4 @@
-"""The admin's home: its figures, what it costs, and its buttons."""
+"""The admin's home: its figures, queries and buttons."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,8 @@ from predictions.models import EndedCount, Task
 from predictions.operations import rollups, statistics
 from predictions.queue import queue
 from predictions.templatetags.agent import seconds
-from tests.conftest import new_worker
 from tests.helpers.proxy import Proxy
+from tests.helpers.workers import new_worker
 
 IRIS: dict[str, Any] = {"model_name": "iris", "inputs": {}}
 
@@ -86,7 +86,7 @@ def test_minutes_that_are_over_are_counted_once_and_for_all() -> None:
     assert (hour.total, hour.failed, day.total) == (4, 1, 6)
 
 
-def test_a_tally_goes_on_where_the_last_one_ended_and_forgets_what_is_old() -> None:
+def test_a_rollup_continues_from_the_last_one_and_drops_old_counts() -> None:
     ended(1, ago=3 * 3600)
     EndedCount.objects.create(agent="default", minute=now() - timedelta(days=3), status="failed", count=9)
     EndedCount.objects.create(agent="another", minute=now() - timedelta(days=3), status="failed", count=9)
@@ -113,7 +113,7 @@ def _count() -> None:
         connections.close_all()
 
 
-def test_percentiles_are_told_for_each_model_and_platform() -> None:
+def test_percentiles_are_shown_for_each_model_and_platform() -> None:
     for number in range(1, 101):
         ended(1, run=number, wait=number / 10)
     ended(1, model_name="fox", platform="kserve", status="failed")
@@ -180,14 +180,14 @@ def test_an_operator_pauses_resumes_and_deletes_and_the_history_keeps_who(staff:
     assert "Canceled 1 of 1" in staff.get("/admin/admin/logentry/").content.decode()
 
 
-def test_who_may_only_look_gets_no_buttons_and_may_not_press_them(onlooker: Client) -> None:
+def test_read_only_staff_have_no_buttons_and_cannot_use_them(onlooker: Client) -> None:
     page = onlooker.get("/admin/").content.decode()
     assert "agent-ask" not in page
     assert onlooker.post("/admin/agent/queue/pause").status_code == 403
     assert not queue.paused()
 
 
-def test_nobody_operates_the_queue_by_a_link_or_without_the_csrf_token(staff: Client) -> None:
+def test_the_queue_cannot_be_changed_by_a_link_or_without_a_csrf_token(staff: Client) -> None:
     assert staff.get("/admin/agent/queue/pause").status_code == 405
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = staff.cookies

@@ -1,4 +1,4 @@
-"""How statements wait for other writers of a SQLite file, and how its connections are lent."""
+"""Statements wait for other writers of a SQLite file, and threads share its connections."""
 
 import sqlite3
 import threading
@@ -81,12 +81,12 @@ def test_a_writer_gives_up_after_its_time_and_readers_never_wait(connection: Any
     assert numbers(connection) == []
 
 
-def test_what_waiting_cannot_help_is_said_at_once(connection: Any, other: sqlite3.Connection) -> None:
+def test_errors_that_waiting_cannot_fix_are_raised_at_once(connection: Any, other: sqlite3.Connection) -> None:
     with connection.cursor() as cursor, pytest.raises(OperationalError, match="no such table"):
         cursor.execute("INSERT INTO letters VALUES (1)")
 
 
-def test_a_connection_that_is_closed_is_lent_to_whoever_asks_next(connection: Any) -> None:
+def test_a_returned_connection_is_reused(connection: Any) -> None:
     numbers(connection)
     first = connection.connection
     connection.close()
@@ -94,7 +94,7 @@ def test_a_connection_that_is_closed_is_lent_to_whoever_asks_next(connection: An
     assert connection.connection is first
 
 
-def test_nobody_is_lent_a_connection_that_somebody_has(connection: Any) -> None:
+def test_open_cursors_never_share_a_connection(connection: Any) -> None:
     numbers(connection)
     with connection.lent_cursor() as one, connection.lent_cursor() as other:
         assert len({id(connection.connection), id(one.connection), id(other.connection)}) == 3
@@ -108,7 +108,7 @@ def test_only_so_many_connections_are_kept(connection: Any) -> None:
     assert len([one for one in made if is_open(one)]) == KEPT
 
 
-def test_a_crowd_waits_for_the_connections_that_are_lent(connection: Any) -> None:
+def test_threads_wait_for_a_free_connection(connection: Any) -> None:
     got = threading.Event()
 
     def borrow() -> None:
@@ -125,7 +125,7 @@ def test_a_crowd_waits_for_the_connections_that_are_lent(connection: Any) -> Non
         assert got.wait(20)
 
 
-def test_who_waits_for_too_long_is_told_that_the_database_is_locked(connection: Any) -> None:
+def test_a_long_wait_ends_with_database_is_locked(connection: Any) -> None:
     connection.get_connection_params()
     connection._wait_seconds = 0.05
     with ExitStack() as stack:
@@ -133,11 +133,11 @@ def test_who_waits_for_too_long_is_told_that_the_database_is_locked(connection: 
             stack.enter_context(connection.lent_cursor())
         with pytest.raises(OperationalError, match="locked"):
             stack.enter_context(connection.lent_cursor())
-    with connection.lent_cursor() as cursor:  # nobody's place was lost
+    with connection.lent_cursor() as cursor:  # the pool still has its connection
         cursor.execute("SELECT 1")
 
 
-def test_who_only_reads_waits_for_no_writer(connection: Any) -> None:
+def test_reads_wait_for_no_writer(connection: Any) -> None:
     with ExitStack() as stack:
         for _ in range(KEPT):
             stack.enter_context(connection.lent_cursor())
@@ -145,7 +145,7 @@ def test_who_only_reads_waits_for_no_writer(connection: Any) -> None:
             assert cursor.execute("SELECT 1").fetchall() == [(1,)]
 
 
-def test_where_no_cursor_can_be_had_no_place_is_lost(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_cursor_leaks_no_connection(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise sqlite3.OperationalError("out of memory")
 
@@ -194,7 +194,7 @@ def test_a_connection_on_which_something_went_wrong_is_not_lent(connection: Any)
     assert not is_open(cursor.connection)
 
 
-def test_what_is_done_on_a_lent_connection_is_committed(connection: Any) -> None:
+def test_work_on_a_pooled_connection_is_committed(connection: Any) -> None:
     with connection.lent_cursor() as cursor:
         cursor.execute("INSERT INTO numbers VALUES (%s)", [3])
         assert cursor.rowcount == 1

@@ -1,4 +1,4 @@
-"""`manage.py doctor` and the diagnosis behind it: what is wrong is found, said, and can be mended."""
+"""`manage.py doctor` and its checks: they find each fault, describe it, and say how to fix it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,22 +27,22 @@ from predictions.queue.scheduler import Scheduler
 from predictions.recorder import get_recorder
 from predictions.redis.connections import forget_connections, get_redis
 from predictions.redis.server import Server, server
-from tests.conftest import RunningWorker, one_redis
 from tests.helpers import environment, predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.helpers.proxy import Proxy
-from tests.helpers.redis_servers import RedisServer
-from tests.platforms.stub import Stub, answers, closed_port, says
+from tests.helpers.redis_servers import RedisServer, one_redis
+from tests.helpers.stub import Stub, answers, closed_port, says
+from tests.helpers.waiting import until
+from tests.helpers.workers import RunningWorker
 from tests.predictions.commands import Shell
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-from tests.predictions.test_maintenance import task
 
 LIVE = "GET /live"
 DOCTOR = "GET /task/doctor"
 
 
 def found(part: str, model: str = "") -> list[Finding]:
-    """What is found about one part."""
+    """The findings about one part."""
     return list(diagnose({part: checks(model)[part]}))
 
 
@@ -132,7 +132,7 @@ def test_a_problem_ends_it_with_1(shell: Shell, redis_proxy: Proxy) -> None:
     assert {finding["part"] for finding in said.json["findings"]} == set(checks())
 
 
-def test_a_broken_deployment_is_told_in_sentences(
+def test_doctor_describes_a_broken_deployment_in_sentences(
     shell: Shell, redis_proxy: Proxy, no_database: None, kserve: Stub
 ) -> None:
     redis_proxy.cut()
@@ -189,7 +189,7 @@ def test_a_check_that_fails_itself_is_a_problem_and_not_the_end() -> None:
 # --- settings and database
 
 
-def test_what_the_system_checks_find_is_told_with_its_hint(configured: Callable[..., None]) -> None:
+def test_doctor_shows_the_system_checks_with_their_hints(configured: Callable[..., None]) -> None:
     configured(TASK_TYPE_NAME="a b")
     finding = worst_of("settings")
     assert (finding.level, "(agent.E004)" in finding.message) == (Level.PROBLEM, True)
@@ -339,7 +339,7 @@ def test_a_real_redis_is_read_as_it_is(redis_config: Callable[..., None]) -> Non
     assert (after.appends, after.eviction, after.memory_limit) == (False, "volatile-ttl", before.memory * 100)
 
 
-def test_a_cluster_with_slots_that_nobody_has_is_down(configured: Callable[..., None], tmp_path: Path) -> None:
+def test_a_cluster_with_unassigned_slots_is_down(configured: Callable[..., None], tmp_path: Path) -> None:
     node = RedisServer(tmp_path / "node", options={"cluster-enabled": "yes"})
     configured(**one_redis(node.address))
     forget_connections()
@@ -351,14 +351,14 @@ def test_a_cluster_with_slots_that_nobody_has_is_down(configured: Callable[..., 
 # --- the queue and its workers
 
 
-def test_tasks_that_wait_while_nobody_works_are_a_problem(client: APIClient) -> None:
+def test_waiting_tasks_without_a_worker_are_a_problem(client: APIClient) -> None:
     assert worst_of("workers").level is Level.WARNING
     submit(client)
     finding = found("workers")[0]
     assert (finding.level, "1 tasks wait" in finding.message) == (Level.PROBLEM, True)
 
 
-def test_a_worker_that_fell_silent_is_told(deployment: None) -> None:
+def test_doctor_reports_a_silent_worker(deployment: None) -> None:
     gone = f"{RQ_KEY_PREFIX}:worker:gone"
     get_redis().hset(gone, mapping={"birth": "x", "hostname": "pod-7", "beat_at": time.time() - 600})
     get_redis().sadd(f"{RQ_KEY_PREFIX}:workers:default", gone)
@@ -368,12 +368,12 @@ def test_a_worker_that_fell_silent_is_told(deployment: None) -> None:
     assert (silent.level, "gone on pod-7 has been silent for 10 min" in silent.message) == (Level.WARNING, True)
 
 
-def test_a_missing_scheduler_is_told(deployment: None) -> None:
+def test_doctor_reports_a_missing_scheduler(deployment: None) -> None:
     get_redis().delete(f"{RQ_KEY_PREFIX}:cron_schedulers")
     assert worst_of("workers").hint == "Start `manage.py scheduler`."
 
 
-def test_a_full_queue_and_archived_jobs_are_told(client: APIClient, configured: Callable[..., None]) -> None:
+def test_doctor_reports_a_full_queue_and_archived_jobs(client: APIClient, configured: Callable[..., None]) -> None:
     configured(MAX_QUEUE_SIZE=1)
     submit(client)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:failed:default", {"x": 9e12})
@@ -382,7 +382,7 @@ def test_a_full_queue_and_archived_jobs_are_told(client: APIClient, configured: 
     assert ("429" in full.message, "sweep_archive" in archived.hint) == (True, True)
 
 
-def test_jobs_of_the_scheduler_that_failed_are_told_until_they_lapse() -> None:
+def test_doctor_reports_failed_scheduler_jobs_until_they_expire() -> None:
     registry = f"{RQ_KEY_PREFIX}:failed:{django_settings.MAINTENANCE_QUEUE}"
     get_redis().zadd(registry, {"lapsed": time.time() - 1, "one": 9e12, "two": 9e12})
     finding = worst_of("queue")
@@ -411,7 +411,7 @@ def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None
         (says(b"", status=500), "warning"),
     ],
 )
-def test_a_record_service_is_asked_with_the_key(record_service: Stub, step: Any, level: str) -> None:
+def test_the_check_of_the_record_service_sends_the_key(record_service: Stub, step: Any, level: str) -> None:
     record_service.script(DOCTOR, step)
     (finding,) = found("record service")
     assert finding.level == level
@@ -446,7 +446,7 @@ def test_the_storage_is_left_as_it_was(configured: Callable[..., None], tmp_path
         (says(b"", status=404), "answers 404, not as this agent does"),
     ],
 )
-def test_an_upload_address_is_asked_as_models_would(kserve: Stub, step: Any, says_: str) -> None:
+def test_the_upload_address_is_checked_with_a_models_request(kserve: Stub, step: Any, says_: str) -> None:
     kserve.script(LIVE, step)
     (finding,) = found("upload address")
     assert (finding.level, says_ in finding.message) == (Level.WARNING, True)
@@ -478,7 +478,7 @@ def test_without_a_model_the_platform_is_asked_about_the_one_of_the_settings(
     assert [asked.path for asked in kserve.received if asked.path != "/live"] == ["/v1/models/wine", "/v1/models/iris"]
 
 
-def test_a_model_that_the_ingress_does_not_know_is_told_with_its_host(shell: Shell, kserve: Stub) -> None:
+def test_doctor_names_the_host_of_a_model_unknown_to_the_ingress(shell: Shell, kserve: Stub) -> None:
     kserve.script("GET /v1/models/roses", says(b"<html>", status=404, content_type="text/html"))
     finding = worst_of("platform", "roses")
     host = "roses.default.example.com"

@@ -1,4 +1,4 @@
-"""How Redis is told of jobs that end at about the same time."""
+"""Workers report jobs that end at about the same time together."""
 
 import threading
 import time
@@ -14,9 +14,9 @@ from predictions.redis.connections import get_redis
 from predictions.worker.bookkeeping import Bookkeeping
 from predictions.worker.runs import Ending, Run
 from predictions.worker.worker import ThreadWorker
-from tests.conftest import new_worker
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
+from tests.helpers.workers import new_worker
 
 
 def claimed(worker: ThreadWorker, wanted: int) -> list[Run]:
@@ -40,7 +40,7 @@ def test_jobs_that_come_and_end_together_cost_one_claim_and_one_end(
     before = redis_proxy.requests
     runs = claimed(worker, together)
     assert redis_proxy.requests - before == 1
-    with worker._active._reporter:  # somebody tells Redis of another
+    with worker._active._reporter:  # another thread reports to Redis
         assert all(worker._perform(run) for run in runs)
         assert redis_proxy.requests - before == 1
     worker._active.report()
@@ -48,7 +48,7 @@ def test_jobs_that_come_and_end_together_cost_one_claim_and_one_end(
     assert queue.sizes() == queue.Sizes(0, 0)
 
 
-def test_who_ends_while_redis_is_being_told_of_another_need_not_wait(
+def test_a_job_that_ends_during_another_report_does_not_wait(
     client: APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = new_worker()
@@ -92,7 +92,7 @@ def test_one_whose_end_cannot_be_stored_keeps_no_other_from_ending(client: APICl
     assert not worker._active.all()
 
 
-def test_what_nobody_foresaw_takes_no_slot_along(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_leaks_no_slot(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = new_worker()
     submit(client)
     (run,) = claimed(worker, 1)

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 
 from config.settings import PLATFORMS
 from tests.helpers.pages import README
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 FIRST, _, OWN_MODEL = README.partition("## Run your own model\n")
 LATER = "…"

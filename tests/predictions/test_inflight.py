@@ -1,4 +1,4 @@
-"""Predictions in flight: cancels that came before the call, and what the init check leaves alone."""
+"""Predictions in flight: cancels before the call, and tasks that the init check does not touch."""
 
 import threading
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from tests.helpers import predictors
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
-from tests.platforms.stub import Stub, streams
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
+from tests.helpers.stub import Stub, streams
+from tests.helpers.waiting import until
 
 
 def new_call(timeout_seconds: float = 60) -> Call:
@@ -101,7 +101,7 @@ def test_a_call_whose_closing_fails_does_not_keep_the_others_from_ending() -> No
         assert ends(fine) is StopReason.TIMEOUT
 
 
-def test_what_a_process_holds_is_known_as_long_as_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_in_flight_are_known_while_their_process_reports_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inflight, "SAY_EVERY_SECONDS", 0.1)
     with in_flight("one", new_call()), in_flight("two", new_call()):
         until(lambda: queue.unfinished_ids() == {"one", "two"})
@@ -122,7 +122,7 @@ def test_one_look_at_redis_is_for_all_that_run(redis_proxy: Proxy, no_watches: N
         assert redis_proxy.requests - before == 1
 
 
-def test_what_a_killed_process_held_is_not_known_for_long() -> None:
+def test_a_killed_processs_predictions_are_soon_forgotten() -> None:
     queue.look(0, holds=["orphan"], released=[])
     assert queue.unfinished_ids() == {"orphan"}
     get_redis().zincrby(f"{RQ_KEY_PREFIX}:held:default", -queue.HOLD_SECONDS, "orphan")
@@ -142,9 +142,7 @@ def test_init_check_leaves_a_sync_prediction_alone_however_old_it_looks(client: 
         pool.submit(connections.close_all).result()
 
 
-def test_init_check_leaves_what_a_worker_runs_though_redis_was_emptied(
-    client: APIClient, work: Callable[..., Any]
-) -> None:
+def test_init_check_leaves_running_tasks_after_redis_was_emptied(client: APIClient, work: Callable[..., Any]) -> None:
     task_id = submit(client, {"wait": True})
     with ThreadPoolExecutor() as pool:
         worker = pool.submit(work)

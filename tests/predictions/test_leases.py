@@ -1,4 +1,4 @@
-"""Leases: who holds a job, what a lost worker leaves behind, and that a job which exists twice runs once."""
+"""Leases: a worker holds its jobs, others take over a lost worker's jobs, and a duplicated job runs once."""
 
 import threading
 import time
@@ -22,40 +22,17 @@ from predictions.redis.connections import get_redis
 from predictions.worker.bookkeeping import MOST_LOSSES, Bookkeeping
 from predictions.worker.runs import Ending, Run
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.leases import TICK, WIP, begin, claim, hand_back, lapse_leases, tick
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-
-WIP, TICK = f"{RQ_KEY_PREFIX}:wip:default", f"{RQ_KEY_PREFIX}:tick:default"
-
-
-def claim(wanted: int = 1) -> list[Run]:
-    runs, _ = Bookkeeping("lost").claim("default", wanted)
-    return runs
-
-
-def tick() -> None:
-    Bookkeeping("looker").tick("default")
-
-
-def lapse_leases() -> None:
-    for member in get_redis().zrange(WIP, 0, -1):
-        get_redis().zadd(WIP, {member: 1})
+from tests.helpers.waiting import until
 
 
 def find_again() -> None:
-    """What any worker does once the leases of a lost one have lapsed."""
+    """Lets a lost worker's leases expire; another worker's ticks find its jobs."""
     tick()  # the first look after a silence only marks the time
     lapse_leases()
     tick()
-
-
-def begin(run: Run) -> Task:
-    return lifecycle.start(run.job_id, run_id=run.execution_id, lost=run.lost, handed_back=run.handed_back)
-
-
-def hand_back(run: Run) -> None:
-    assert not Bookkeeping("lost").end([Ending(run, "queued")])
 
 
 def test_the_jobs_of_a_lost_worker_are_run_once_more_and_then_failed(
@@ -81,7 +58,7 @@ class BeatsMeanwhile(Bookkeeping):
         return super().restore(run)
 
 
-def test_a_job_is_handed_back_although_a_beat_put_it_back_into_an_emptied_redis_meanwhile(client: APIClient) -> None:
+def test_a_job_is_requeued_although_a_heartbeat_restored_it_in_an_emptied_redis(client: APIClient) -> None:
     task_id = submit(client)
     books = BeatsMeanwhile("beating")
     (run,), _ = books.claim("default", 1)
@@ -98,9 +75,7 @@ def test_a_lost_workers_job_goes_to_the_front(client: APIClient) -> None:
     assert queue.waiting_ids() == [first, second]
 
 
-def test_a_job_that_was_handed_out_but_not_begun_has_had_no_attempt(
-    client: APIClient, work: Callable[..., Any]
-) -> None:
+def test_a_claimed_job_that_never_started_has_had_no_attempt(client: APIClient, work: Callable[..., Any]) -> None:
     submit(client)
     for _ in range(MOST_LOSSES):
         claim()
@@ -162,7 +137,7 @@ def step_clock(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("step", [3600, -3600])
-def test_what_waits_for_its_time_is_not_held_up_by_a_step_of_the_clock(client: APIClient, step: int) -> None:
+def test_a_step_of_the_clock_does_not_delay_scheduled_jobs(client: APIClient, step: int) -> None:
     task_id = submit(client)
     (run,) = claim()
     Bookkeeping("lost").end([Ending(run, "scheduled")])
@@ -208,9 +183,7 @@ def test_a_job_that_exists_twice_runs_once(client: APIClient, work: Callable[...
     assert (task.status, task.run_id) == ("running", run.execution_id)
 
 
-def test_a_run_that_was_handed_back_is_followed_as_the_same_attempt(
-    client: APIClient, work: Callable[..., Any]
-) -> None:
+def test_the_run_after_a_requeue_is_the_same_attempt(client: APIClient, work: Callable[..., Any]) -> None:
     submit(client)
     for _ in range(3):
         (run,) = claim()
@@ -235,7 +208,7 @@ def test_a_late_write_of_an_older_run_is_refused(client: APIClient) -> None:
     assert (task.status, task.run_id, task.attempt) == ("running", "new", 2)
 
 
-def test_a_run_may_not_follow_one_that_nobody_ended(client: APIClient) -> None:
+def test_a_run_may_not_follow_an_unfinished_one(client: APIClient) -> None:
     task_id = submit(client)
     lifecycle.start(task_id, run_id="one")
     with pytest.raises(InvalidTransition):
@@ -274,7 +247,7 @@ def test_a_job_that_has_ended_is_not_queued_again(client: APIClient, work: Calla
     assert len(predictors.calls) == 1
 
 
-def test_a_limit_that_nobody_can_read_is_the_usual_one(client: APIClient) -> None:
+def test_an_unreadable_limit_falls_back_to_the_default(client: APIClient) -> None:
     task_id = submit(client)
     get_redis().hset(Job.key_for(task_id), "timeout", "soon")
     (run,) = claim()

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import OperationalError, connection, connections
 from django.utils.timezone import now
 from rest_framework.test import APIClient
@@ -25,26 +24,13 @@ from predictions.operations import maintenance
 from predictions.queue import queue
 from predictions.queue.scheduler import Scheduler, enqueue_once
 from predictions.redis.connections import get_redis
-from tests.conftest import new_worker
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import task
 from tests.helpers.proxy import Proxy
-from tests.platforms.stub import Stub, answers, closed_port
-from tests.predictions.commands import Shell
-from tests.predictions.test_async import submit
-
-
-def run(command: str) -> str:
-    out = StringIO()
-    call_command(command, stdout=out)
-    return out.getvalue()
-
-
-def task(status: str, age: float, **fields: Any) -> Task:
-    """A task of this agent that nothing works on, submitted `age` seconds ago."""
-    moment = now() - timedelta(seconds=age)
-    started = None if status == "pending" else moment
-    fields = {"agent": "default", "model_name": "iris", "platform": "local", "inputs": {}, **fields}
-    return Task.objects.create(status=status, created_at=moment, started_at=started, **fields)
+from tests.helpers.stub import Stub, answers, closed_port
+from tests.helpers.workers import new_worker
+from tests.predictions.commands import Shell, run
 
 
 def statuses() -> dict[str, str]:
@@ -56,7 +42,7 @@ TOO_OLD_TO_WAIT = 49 * HOUR
 """Seconds; TASK_RETENTION is 48 hours."""
 
 
-def test_init_check_settles_what_nothing_works_on(work: Callable[..., Any]) -> None:
+def test_init_check_settles_lost_tasks(work: Callable[..., Any]) -> None:
     old_running, forgotten = task("running", 400), task("pending", TOO_OLD_TO_WAIT)
     young_running = task("running", 10)
     other_agent = task("running", 9999, agent="other")
@@ -82,7 +68,7 @@ def test_init_check_queues_a_waiting_task_again_however_long_it_has_waited(work:
 def test_init_check_cancels_the_platforms_job_of_a_prediction_whose_web_process_was_lost(
     configured: Callable[..., None], platform: str
 ) -> None:
-    """And notes what came of it; a second check asks for nothing more. A job whose id was not noted runs on."""
+    """And records the outcome, so a second check sends no cancel. A job without a recorded id runs on."""
     stub = Stub()
     job = {"id": "up-1", "status": {"replicate": "canceled", "runpod": "CANCELLED"}[platform]}
     for route in ("POST /v1/predictions/up-1/cancel", "POST /v2/e/cancel/up-1"):
@@ -121,7 +107,7 @@ def test_init_check_does_not_wait_long_for_a_platform_that_does_not_answer(confi
     assert notes == ["no answer"] * 3 + ["not asked: the platform does not answer"] * 3
 
 
-def test_init_check_leaves_what_has_a_job(client: APIClient) -> None:
+def test_init_check_leaves_tasks_with_a_job(client: APIClient) -> None:
     waiting = submit(client)
     running = task("running", 9999)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {f"{running.pk}:run": 9e12})
@@ -150,7 +136,7 @@ def test_accepted_tasks_that_redis_lost_are_queued_again_and_run_once(
     get_redis().flushall()
     work()
     assert [statuses()[task_id] for task_id in lost] == ["pending"] * 3
-    queue.enqueue(done)  # what a failover may bring back: Redis forgot that it had ended
+    queue.enqueue(done)  # a failover may bring it back, if Redis lost its end
     assert run("init_check") == "Init check: 3 enqueued again.\n"
     work()
     assert statuses() == dict.fromkeys([done, *lost], "succeeded")
@@ -272,7 +258,7 @@ def test_a_check_that_fails_for_another_reason_is_counted_until_it_lapses(
     work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fall() -> None:
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unexpected")
 
     monkeypatch.setattr(maintenance, "init_check", fall)
     enqueue_once(jobs.init_check, turn_seconds=60)

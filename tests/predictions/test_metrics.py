@@ -12,8 +12,8 @@ from rest_framework.test import APIClient
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.telemetry import counters
-from tests.conftest import new_worker
 from tests.helpers.proxy import Proxy
+from tests.helpers.workers import new_worker
 
 NAMES = {
     "http_requests_total",
@@ -82,7 +82,7 @@ def test_a_prediction_counts_its_request_its_task_and_its_platform(client: APICl
     assert told["platform_request_seconds_count,outcome=succeeded,platform=local"] == 1
 
 
-def test_what_a_caller_puts_into_a_path_makes_no_series_of_its_own(client: APIClient) -> None:
+def test_callers_paths_create_no_series(client: APIClient) -> None:
     def ask() -> None:
         client.get("/task/none-such")
         client.get("/no/such/route")
@@ -101,7 +101,7 @@ def test_model_names_beyond_the_bound_are_counted_together(client: APIClient, mo
     assert told["tasks_finished_total,model=other,status=succeeded"] == 1
 
 
-def test_the_queue_and_its_workers_are_told_as_they_stand(client: APIClient, configured: Callable[..., None]) -> None:
+def test_metrics_report_the_queue_and_its_workers(client: APIClient, configured: Callable[..., None]) -> None:
     configured(MAX_QUEUE_SIZE=10)
     for _ in range(3):
         client.post("/async/v1/predict", IRIS, format="json")
@@ -121,7 +121,7 @@ def test_the_queue_and_its_workers_are_told_as_they_stand(client: APIClient, con
     assert scrape(client)["workers"] == 0
 
 
-def test_counters_are_told_while_redis_is_away(client: APIClient, redis_proxy: Proxy) -> None:
+def test_metrics_report_counters_while_redis_is_away(client: APIClient, redis_proxy: Proxy) -> None:
     redis_proxy.cut()
     client.post("/v1/predict", IRIS, format="json")
     told = scrape(client)

@@ -15,7 +15,7 @@ from predictions.models import Task
 from predictions.uploads import upload_address
 from tests.helpers.document import KEYS, OPERATIONS, Operation, operation
 from tests.helpers.proxy import Proxy
-from tests.platforms.stub import Step, Stub, Visit, answers, hangs
+from tests.helpers.stub import Step, Stub, Visit, answers, hangs
 
 ANY_MODEL = ("POST /v1/models/iris:predict", "POST /v1/models/writer:predict", "GET /v1/docs/iris")
 
@@ -144,7 +144,7 @@ def provoke(
 
     def defect(asked: Operation) -> Any:
         def fall(*args: object) -> None:
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("unexpected")
 
         monkeypatch.setattr(APIView, "check_throttles", fall)
         return asked.send(path=token())
@@ -190,7 +190,7 @@ def test_an_error_is_answered_as_the_document_says(
     assert (response.status_code, response.json()["code"]) == (status, code), response.content
     example = example_of(asked, status, code)
     assert response.json().keys() == example.keys()
-    if status in (401, 403, 413, 429, 500):  # the others quote the platform, a field or what is not there
+    if status in (401, 403, 413, 429, 500):  # the others quote the platform, a field or the missing object
         assert response.json() == example
     headers = asked.told["responses"][str(status)]["headers"]
     assert not [name for name, header in headers.items() if header.get("required") and not response.has_header(name)]

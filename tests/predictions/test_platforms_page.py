@@ -1,4 +1,4 @@
-"""docs/platforms.md: what it shows of settings, hosts and requests works, and callers get the answers it explains."""
+"""docs/platforms.md: its settings, hosts and requests work, and callers get the answers it describes."""
 
 import json
 import re
@@ -11,21 +11,20 @@ import pytest
 from rest_framework.test import APIClient
 
 from predictions.models import Task
+from tests.helpers import makers
+from tests.helpers.api import predict, submit
+from tests.helpers.manage import check
 from tests.helpers.pages import PLATFORMS as PAGE
 from tests.helpers.pages import README, table, word
-from tests.platforms import makers
-from tests.platforms.stub import Step, Stub, answers, closed_port, hangs, says
-from tests.platforms.test_settings import check
-from tests.predictions.test_async import submit
-from tests.predictions.test_sync import predict
-from tests.test_docs import SETTINGS
+from tests.helpers.settings import SETTINGS
+from tests.helpers.stub import Step, Stub, answers, closed_port, hangs, says
 
 PREDICT = "POST /v1/models/iris:predict"
 WORDS = "X has 2 features, but SVC is expecting 4 features"
 ROWS = [row[0] for row in table("the caller gets", PAGE)]
 """Status and code, and then a sentence in quotation marks, or the model server's own words."""
 
-# The start of a row → what stands at KSERVE_ADDRESS; None: nothing
+# The start of a row → the server at KSERVE_ADDRESS; None: none
 SITUATIONS: dict[str, Step | None] = {
     '502 `platform_error`: "': None,
     '400 `invalid_inputs`: "': says(b"<html>404 Not Found</html>", status=404, content_type="text/html"),

@@ -65,7 +65,7 @@ def test_strangers_and_other_sites_run_nothing(staff: Client) -> None:
     assert not Task.objects.exists()
 
 
-def test_the_page_is_filled_in_with_what_an_earlier_task_was_asked(staff: Client) -> None:
+def test_the_page_can_be_filled_from_an_earlier_task(staff: Client) -> None:
     task = TaskFactory(model_name="fox", model_version="v2", inputs={"prompt": "</textarea>"})
     page = staff.get(TRY, {"task": task.pk}).content.decode()
     assert 'value="fox"' in page

@@ -12,17 +12,17 @@ from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from tests.helpers import predictors
-from tests.predictions.test_async import submit
+from tests.helpers.api import submit
 
 
-def test_queue_size_counts_what_waits(client: APIClient) -> None:
+def test_queue_size_counts_waiting_tasks(client: APIClient) -> None:
     submit(client)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:scheduled:default", {"waits-for-its-time": 9e12})
     get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {"a:b": 9e12})
     assert client.get("/v1/queue_size").json() == {"queue_size": 2}
 
 
-def test_unfinished_counts_what_waits_and_runs(client: APIClient) -> None:
+def test_unfinished_counts_waiting_and_running_tasks(client: APIClient) -> None:
     submit(client)
     get_redis().zadd(f"{RQ_KEY_PREFIX}:scheduled:default", {"waits-for-its-time": 9e12})
     get_redis().zadd(f"{RQ_KEY_PREFIX}:wip:default", {"a:b": 9e12})

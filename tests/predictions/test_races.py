@@ -50,7 +50,7 @@ def test_a_refusal_that_is_canceled_while_it_is_written_is_still_a_refusal(stage
     assert Task.objects.get().status == "canceled"
 
 
-def test_a_defect_is_told_as_such_though_the_task_was_canceled(staged: None) -> None:
+def test_an_unexpected_error_is_reported_though_the_task_was_canceled(staged: None) -> None:
     caller = Actor("predict", partial(submission.predict, request("plain")))
     until_at(caller, PLATFORM)
     lifecycle.cancel(Task.objects.get())

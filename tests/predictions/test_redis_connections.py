@@ -18,9 +18,9 @@ from predictions.redis.addresses import Address, parse_address
 from predictions.redis.connections import MasterConnection, forget_connections, get_redis
 from predictions.redis.errors import is_lost
 from predictions.redis.topology import ASK_OPTIONS, MasterSearch, View, newest_master
-from tests.conftest import one_redis
-from tests.helpers.redis_servers import HOST, RedisServer, Security, until
+from tests.helpers.redis_servers import HOST, RedisServer, Security, one_redis
 from tests.helpers.redis_topologies import SLOTS
+from tests.helpers.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_server_that_is_not_master_yet_is_not_used(pair: Pair) -> None:
         MasterSearch(lambda: address(pair[1]), ASK_OPTIONS)()
 
 
-def test_what_a_full_server_refuses_may_succeed_later(connect: Connect, pair: Pair) -> None:
+def test_a_full_servers_refusal_is_temporary(connect: Connect, pair: Pair) -> None:
     pair[0].ask("CONFIG", "SET", "maxmemory", 1)
     with pytest.raises(redis.ResponseError) as refusal:
         connect(Told(pair[0])).set("a", 1)
@@ -187,7 +187,7 @@ def test_the_newer_of_two_views_counts(says: Says) -> None:
     assert newest_master(list(says), asks(says, [])) == ("new", 1)
 
 
-def test_servers_that_do_not_answer_are_asked_last() -> None:
+def test_silent_servers_are_tried_last() -> None:
     servers, order = list("abcd"), list[str]()
     ask = asks({"a": None, "b": NEW, "c": OLD, "d": OLD}, order)
     newest_master(servers, ask)
@@ -201,7 +201,7 @@ def test_there_may_be_no_master_now() -> None:
         newest_master(list("ab"), asks({"a": OLD, "b": NONE_NOW}, []))
 
 
-def test_if_no_server_answers_the_error_lists_what_was_tried() -> None:
+def test_if_no_server_answers_the_error_lists_the_tried_ones() -> None:
     with pytest.raises(redis.ConnectionError, match="a refused; b refused"):
         newest_master(list("ab"), asks({"a": None, "b": None}, []))
 
@@ -236,7 +236,7 @@ def started() -> Iterator[list[RedisServer]]:
         server.kill()
 
 
-def test_of_two_sentinels_the_one_that_knows_the_newer_election_is_believed(
+def test_the_sentinel_with_the_newer_election_wins(
     configured: Callable[..., None], started: list[RedisServer], tmp_path: Path
 ) -> None:
     """The first one and its master were cut off from the others, who have elected another master since."""
@@ -269,7 +269,7 @@ def test_a_node_of_a_cluster_leads_to_the_others(
 
 
 @pytest.mark.parametrize("password", ["of the sentinels", "of the servers"])
-def test_sentinels_are_asked_with_a_password_of_their_own(
+def test_sentinels_have_a_password_of_their_own(
     configured: Callable[..., None], started: list[RedisServer], tmp_path: Path, password: str
 ) -> None:
     started.append(RedisServer(tmp_path / "master", Security("of-the-servers")))
@@ -303,7 +303,7 @@ def test_an_address_is_a_host_and_a_port(text: str, expected: Address) -> None:
 @pytest.mark.parametrize(
     "text", ["", "host:notaport", "host:", ":1", "host:0", "host:65536", "::1", "a b", "redis://h"]
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an address"):
         parse_address(text)
 

@@ -15,9 +15,9 @@ from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
 from predictions.queue.scheduler import Scheduler
 from predictions.redis.connections import get_redis
-from tests.conftest import new_worker
-from tests.platforms.stub import Stub, answers
-from tests.predictions.test_async import submit
+from tests.helpers.api import submit
+from tests.helpers.stub import Stub, answers
+from tests.helpers.workers import new_worker
 
 
 def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..., None]) -> None:
@@ -34,7 +34,7 @@ def test_every_agent_on_a_redis_gets_its_own_maintenance(configured: Callable[..
 
 
 @pytest.mark.parametrize("task_id", ["a%00b", "x" * 65, "ü", "a%20b"])
-def test_what_cannot_be_a_tasks_id_is_not_found(client: APIClient, task_id: str) -> None:
+def test_an_impossible_task_id_is_not_found(client: APIClient, task_id: str) -> None:
     assert client.get(f"/task/{task_id}").status_code == 404
     assert client.post(f"/cancel/{task_id}").status_code == 404
 
@@ -142,7 +142,7 @@ def test_a_doubtful_setting_is_warned_of_and_does_not_stop_the_start(
         "given up",
     ],
 )
-def test_the_platforms_job_is_canceled_though_nobody_waits_for_it(
+def test_the_platforms_job_is_canceled_though_no_caller_waits(
     client: APIClient, configured: Callable[..., None], work: Callable[..., Any], how: str
 ) -> None:
     stub = Stub()

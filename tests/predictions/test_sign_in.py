@@ -1,4 +1,4 @@
-"""Signing in to the admin: guesses are few, and cost nobody else anything."""
+"""Signing in to the admin: guesses are limited, and do not lock out others."""
 
 from datetime import timedelta
 from typing import Any
@@ -53,7 +53,7 @@ def test_others_sign_in_meanwhile() -> None:
     assert sign_in(username="other") == 302
 
 
-def test_who_gets_in_starts_anew() -> None:
+def test_a_sign_in_resets_the_guesses() -> None:
     guess(9)
     assert sign_in() == 302
     assert set(guess(9)) == {200}

@@ -25,7 +25,7 @@ from predictions.queue import queue
 from predictions.redis.connections import get_redis
 from predictions.worker.runs import Run
 from predictions.worker.worker import ThreadWorker
-from tests.conftest import new_worker
+from tests.helpers.workers import new_worker
 from tests.predictions.actors import PLATFORM, Actor, Order, Staged, request
 from tests.predictions.referee import SAID, Referee, View, key, look
 
@@ -125,7 +125,7 @@ class Tasks(RuleBasedStateMachine):
     @rule(is_heard=strategies.sampled_from([True, True, True, False]))
     @precondition(lambda self: self.has_room() and self.view.queued)
     def claim(self, *, is_heard: bool = True) -> None:
-        """A worker takes a job; where it does not hear of that, the job has a lease and nobody works on it."""
+        """A worker takes a job; if Redis' answer is lost, the job has a lease and no worker."""
         before = self.view
         runs, is_paused = self.worker._books.claim("default", 1)
         self.referee.glance()
@@ -164,12 +164,12 @@ class Tasks(RuleBasedStateMachine):
         self.referee.told.add(task.pk)
         self.begin("report", partial(lifecycle.apply, task, status=status, **fields), task_id=task.pk)
 
-    @rule(kind=strategies.sampled_from(["predict", "cancel what waits", "init check", "sweep", "purge"]), model=models)
+    @rule(kind=strategies.sampled_from(["predict", "cancel pending", "init check", "sweep", "purge"]), model=models)
     @precondition(has_room)
     def others(self, kind: str, model: str) -> None:
         work: dict[str, Callable[[], Any]] = {
             "predict": partial(submission.predict, request(model)),
-            "cancel what waits": submission.cancel_pending,
+            "cancel pending": submission.cancel_pending,
             "init check": maintenance.init_check,
             "sweep": maintenance.sweep_archive,
             "purge": maintenance.purge_tasks,
@@ -259,7 +259,7 @@ class Tasks(RuleBasedStateMachine):
 
     @rule()
     def tick(self) -> None:
-        """What any worker does once a second; every wait for a retry is over."""
+        """A worker's regular work; every wait for a retry is over."""
         before = self.view
         for score, task_id in enumerate(before.scheduled):
             get_redis().zadd(key("scheduled"), {task_id: score})
@@ -273,7 +273,7 @@ class Tasks(RuleBasedStateMachine):
 
     @rule()
     def beat(self) -> None:
-        """Workers say what they run, and all processes which predictions they wait for, and hear of cancels."""
+        """Workers report their runs, all processes report their predictions in flight, and learn of cancels."""
         runs = [self.runs[actor] for actor in self.actors if actor.kind == "run"]
         self.worker._books.beat("default", runs, state="busy", ttl=600)
         self.looks.stop_canceled()
@@ -311,7 +311,7 @@ class Tasks(RuleBasedStateMachine):
         self.referee.glance()
 
     def time_passes(self) -> None:
-        """What is unfinished is older than TASK_TIMEOUT now, and what has ended older than TASK_RETENTION."""
+        """Makes unfinished tasks older than TASK_TIMEOUT, and ended ones older than TASK_RETENTION."""
         age = timedelta(days=3)
         Task.objects.update(created_at=F("created_at") - age, started_at=F("started_at") - age)
         Task.objects.update(ended_at=F("ended_at") - age)
@@ -389,7 +389,7 @@ def explore(machine: type[Tasks], **chosen: Any) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_task_ends_once_whoever_comes_between(staged: None, stage: str) -> None:
+def test_every_task_ends_once_in_every_interleaving(staged: None, stage: str) -> None:
     machine = type("Tasks", (Tasks,), {"opening": (stage,)})
     # What fails is shown as it was found: making it smaller takes minutes.
     explore(
@@ -403,7 +403,7 @@ def test_every_task_ends_once_whoever_comes_between(staged: None, stage: str) ->
 
 @pytest.mark.slow
 def test_every_task_ends_once_in_a_long_search(staged: None) -> None:
-    """The same search each time, or with SEARCH_EXAMPLES=5000 so many interleavings that nobody has tried before."""
+    """The same search each time, or with SEARCH_EXAMPLES=5000 that many random interleavings."""
     examples = os.environ.get("SEARCH_EXAMPLES")
     explore(
         Tasks,

@@ -14,7 +14,7 @@ from predictions.database.prepared import PreparedCursor, _named
 from predictions.database.together import Together
 from predictions.models import Task
 from tests.helpers.factories import TaskFactory
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -11,14 +11,8 @@ from rest_framework.test import APIClient
 
 from predictions.models import Task
 from tests.helpers import predictors
+from tests.helpers.api import INPUTS, predict
 from tests.helpers.proxy import Proxy
-
-INPUTS = {"x": [1, 2, 3]}
-
-
-def predict(client: APIClient, inputs: dict[str, Any] | None = None, **more: Any) -> Any:
-    body = {"model_name": "iris", "inputs": INPUTS if inputs is None else inputs, **more}
-    return client.post("/v1/predict", body, format="json")
 
 
 def test_a_prediction_is_answered_as_the_ended_task(client: APIClient) -> None:
@@ -200,7 +194,7 @@ def test_the_platform_is_asked_once(client: APIClient) -> None:
     assert predictors.calls == [{"model_name": "iris", **INPUTS}]
 
 
-def test_redis_is_asked_nothing_for_a_prediction(client: APIClient, redis_proxy: Proxy, no_watches: None) -> None:
+def test_a_sync_prediction_needs_no_redis(client: APIClient, redis_proxy: Proxy, no_watches: None) -> None:
     """Only the watch over all that run asks, twice a second for all of them."""
     before = redis_proxy.requests
     assert predict(client).status_code == 200

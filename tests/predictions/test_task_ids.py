@@ -8,9 +8,8 @@ from django.db import OperationalError, connection
 from rest_framework.test import APIClient
 
 from predictions.models import Task
+from tests.helpers.api import predict, submit
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
-from tests.predictions.test_sync import predict
 
 
 def the_task() -> str:

@@ -1,4 +1,4 @@
-"""The task list's dates, order and pages: what they offer without reading the table."""
+"""The task list's dates, order and pages, which read only parts of the table."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +34,7 @@ def found(page: str) -> list[str]:
 
 
 def links(page: str) -> dict[str, str]:
-    """The dates that are offered: what is written there → where it leads."""
+    """The offered dates: label → link."""
     offered = page[page.index('class="toplinks') :]
     offered = offered[: offered.index("</ul>")]
     told = re.findall(r'href="([^"]*)"[^>]*>\s*(?:<span[^>]*>[^<]*</span>)?\s*([^<]*?)\s*</a>', offered)
@@ -91,7 +91,7 @@ def test_tasks_are_sorted_by_their_date_alone(admin: Client) -> None:
     "asked",
     [{"model_name": "iris"}, {"model_name": "iris", "status__exact": "failed"}, {"user_id": "ann"}, {"q": "ann"}],
 )
-def test_what_is_filtered_or_found_is_in_the_same_order(admin: Client, asked: dict[str, str]) -> None:
+def test_filtered_and_found_tasks_keep_the_order(admin: Client, asked: dict[str, str]) -> None:
     submitted(now(), status="failed", user_id="bob")
     Task.objects.update(model_name="fox")
     older, newer = submitted(now() - timedelta(hours=1), now(), status="failed", user_id="ann")
@@ -112,7 +112,7 @@ def test_pages_go_on_until_the_dates_have_to_be_used(admin: Client) -> None:
 
 
 @pytest.mark.parametrize("asked", [{}, {"status": "pending"}, {"q": "iris"}])
-def test_no_number_of_tasks_is_named_that_nobody_counted(admin: Client, asked: dict[str, str]) -> None:
+def test_the_list_shows_no_uncounted_total(admin: Client, asked: dict[str, str]) -> None:
     submitted(*[now()] * 60)
     page = admin.get(LIST, asked).content.decode()
     assert len(found(page)) == 50

@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError
 
 from predictions.database.together import Together
-from tests.predictions.test_cancel import until
+from tests.helpers.waiting import until
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""Tasks that wait in the queue again, because their worker handed them back or was lost: what they and routes say."""
+"""Tasks that wait in the queue again because their worker requeued them or was lost: their rows and the API."""
 
 import threading
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from predictions.queue import queue
 from predictions.recorder import Change, RecordUnavailable, get_recorder
 from predictions.redis.connections import get_redis
 from predictions.worker.runs import Run
-from tests.conftest import new_worker
 from tests.helpers import predictors
-from tests.platforms.makers import RUNPOD
-from tests.platforms.stub import Stub
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-from tests.predictions.test_leases import begin, claim, hand_back, lapse_leases, tick
-from tests.predictions.test_maintenance import run as manage
+from tests.helpers.api import submit
+from tests.helpers.leases import begin, claim, hand_back, lapse_leases, tick
+from tests.helpers.makers import RUNPOD
+from tests.helpers.stub import Stub
+from tests.helpers.waiting import until
+from tests.helpers.workers import new_worker
+from tests.predictions.commands import run as manage
 
 
 def find_again_as_a_worker_does() -> None:
@@ -48,7 +48,7 @@ def lose_a_worker(run: Run | None = None) -> str:
 
 
 def give_one_back(run: Run | None = None) -> str:
-    """A worker that is told to end hands a task back."""
+    """A worker requeues a task when it stops."""
     run = run or take()
     runner.put_back([(run.job_id, run.execution_id)], lost=False)
     hand_back(run)
@@ -124,7 +124,7 @@ def test_delete_pending_cancels_all_that_wait_however_they_came_there(client: AP
 
 
 @pytest.mark.parametrize("comes_back", [lose_a_worker, give_one_back])
-def test_what_comes_back_to_a_full_queue_waits_there_and_no_submission_is_accepted(
+def test_tasks_return_to_a_full_queue_and_submissions_are_refused(
     client: APIClient, configured: Callable[..., None], comes_back: Callable[[Run], str]
 ) -> None:
     configured(MAX_QUEUE_SIZE=1)
@@ -185,8 +185,8 @@ def test_the_result_of_a_run_that_was_taken_for_lost_is_refused_once_the_next_on
     assert row(late.pk) == ("running", 2)
 
 
-def test_where_the_database_is_away_the_next_run_still_follows(client: APIClient, work: Callable[..., Any]) -> None:
-    """The row says `running` until then, and the routes go by what waits."""
+def test_without_the_database_the_next_run_still_follows(client: APIClient, work: Callable[..., Any]) -> None:
+    """The row says `running` until then; the API answers by the queue."""
 
     def no_database(*args: object) -> None:
         raise OperationalError("the server closed the connection")

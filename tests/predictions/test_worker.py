@@ -22,17 +22,12 @@ from predictions.redis.connections import get_redis
 from predictions.worker import supervisor
 from predictions.worker import worker as worker_module
 from predictions.worker.worker import ThreadWorker
-from tests.conftest import RunningWorker, new_worker
 from tests.helpers import predictors
+from tests.helpers.api import submit
+from tests.helpers.factories import status_of
 from tests.helpers.proxy import Proxy
-from tests.predictions.test_async import submit
-from tests.predictions.test_cancel import until
-
-StartWorker = Callable[..., RunningWorker]
-
-
-def status_of(task_id: str) -> str:
-    return Task.objects.get(pk=task_id).status
+from tests.helpers.waiting import until
+from tests.helpers.workers import StartWorker, new_worker
 
 
 def test_the_heartbeat_keeps_every_lease_and_the_worker(
@@ -66,7 +61,7 @@ def test_no_more_than_its_concurrency_run_at_once(client: APIClient, start_worke
     assert queue.sizes() == queue.Sizes(waiting=4, running=2)
 
 
-def test_a_shutdown_finishes_what_runs_and_takes_nothing_new(client: APIClient, start_worker: StartWorker) -> None:
+def test_a_shutdown_finishes_running_tasks_and_takes_no_new_ones(client: APIClient, start_worker: StartWorker) -> None:
     running_id = submit(client, {"wait": True})
     running = start_worker(concurrency=1)
     until(lambda: predictors.calls)
@@ -165,13 +160,13 @@ def test_a_job_that_raises_an_error_leaves_its_traceback_in_the_log(
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a worker does every second or five it does all the time."""
+    """Makes a worker repeat its periodic work without a pause."""
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(supervisor, "BEAT_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("often")
-def test_a_redis_that_was_emptied_is_told_again_what_runs(client: APIClient, start_worker: StartWorker) -> None:
+def test_workers_restore_their_runs_in_an_emptied_redis(client: APIClient, start_worker: StartWorker) -> None:
     running = start_worker(concurrency=2, shutdown_seconds=0.1)
     ids = {submit(client, {"wait": True}) for _ in range(2)}
     until(lambda: len(predictors.calls) == 2)
@@ -196,9 +191,7 @@ def test_a_redis_that_was_emptied_gets_back_what_waited(client: APIClient, start
     assert len(predictors.calls) == 5
 
 
-def test_a_job_that_is_handed_back_to_a_redis_just_emptied_is_not_lost(
-    client: APIClient, start_worker: StartWorker
-) -> None:
+def test_a_job_requeued_in_an_emptied_redis_is_not_lost(client: APIClient, start_worker: StartWorker) -> None:
     task_id = submit(client, {"wait": True})
     running = start_worker(concurrency=1, shutdown_seconds=0)
     until(lambda: predictors.calls)
@@ -249,7 +242,7 @@ def test_a_worker_outlives_a_redis_that_goes_away_while_it_signs_on(
     until(lambda: status_of(task_id) == "canceled")
 
 
-def test_a_redis_that_does_not_answer_is_asked_again_soon_and_then_less_often(
+def test_a_worker_reconnects_with_exponential_backoff(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = new_worker()

@@ -1,4 +1,4 @@
-"""The audit says what it knows, and does not call silence good news. Pins are exact, or it would audit by chance."""
+"""The audit reports its findings, and fails if the database does not answer. Requirements are pinned exactly."""
 
 import re
 from typing import Any

@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 
 from scripts.starting import embedded_redis
 from scripts.starting.embedded_redis import EmbeddedRedis, EmbeddedRedisError
-from tests.helpers.checkouts import eventually
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import until
 
 SERVERS = [server for server in embedded_redis.candidates() if Path(server).exists()]
 
@@ -94,7 +94,7 @@ def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert starter.returncode == -signal.SIGKILL
-    eventually(lambda: not answers(starter.stdout.strip()), seconds=10)
+    until(lambda: not answers(starter.stdout.strip()), seconds=10)
     with EmbeddedRedis(tmp_path) as address:
         assert answers(address)
 

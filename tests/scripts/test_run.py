@@ -16,8 +16,9 @@ import redis
 import requests
 
 from examples.iris.server import IrisServer
-from tests.helpers.checkouts import Run, copy_work_tree, eventually, in_a_shell, running, shell_environment
+from tests.helpers.checkouts import Run, copy_work_tree, in_a_shell, running, shell_environment
 from tests.helpers.servers import procfile
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ def test_the_same_command_uses_the_servers_that_the_settings_name(checkout: Path
         with running(checkout, seconds=600, REDIS_ADDRESS=address, **kserve) as run:
             body = {"model_name": "iris", "inputs": {"instances": [[5.1, 3.5, 1.4, 0.2]]}}
             task = requests.post(f"{run.url}/async/v1/predict", json=body, timeout=30).json()
-            eventually(lambda: asked(run, task)["status"] == "succeeded", seconds=60)
+            until(lambda: asked(run, task)["status"] == "succeeded", seconds=60)
             assert (asked(run, task)["platform"], asked(run, task)["attempt"]) == ("kserve", 1)
             host, _, port = address.rpartition(":")
             with redis.Redis(host=host, port=int(port)) as client:
@@ -122,7 +123,7 @@ def asked(run: Run, task: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["worker", "web", "Redis"])
-def test_the_death_of_one_process_ends_all_and_is_told(checkout: Path, name: str) -> None:
+def test_the_death_of_one_process_is_reported_and_ends_all(checkout: Path, name: str) -> None:
     program = {"worker": "rqworker", "web": "gunicorn", "Redis": "-server"}[name]
     with running(checkout, seconds=600) as run:
         leaders = [pid for pid, command in run.processes().items() if program in command and os.getpgid(pid) == pid]
@@ -132,7 +133,7 @@ def test_the_death_of_one_process_ends_all_and_is_told(checkout: Path, name: str
         assert run.processes() == {}
 
 
-def test_a_checkout_runs_once_and_again_after_it_was_killed(checkout: Path) -> None:
+def test_a_checkout_runs_once_and_again_after_a_kill(checkout: Path) -> None:
     with running(checkout, seconds=600) as first:
         second = Run(checkout)
         assert second.process.wait(30) == 1

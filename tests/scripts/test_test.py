@@ -71,7 +71,7 @@ def test_arguments_are_pytests(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [LINT, SUITE])
-def test_a_failure_is_told_at_the_end_and_keeps_nothing_else_from_running(checkout: Path, fails: str) -> None:
+def test_a_failure_is_reported_at_the_end_and_stops_nothing_else(checkout: Path, fails: str) -> None:
     done = run(checkout, FAILS=fails)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("test: FAILED: ")

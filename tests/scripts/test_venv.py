@@ -102,7 +102,7 @@ def test_an_activated_venv_of_its_own_can_be_made_again(bare: Path, made_elsewhe
 
 
 @pytest.mark.parametrize("how", ["copied", "linked"])
-def test_a_venv_of_somebody_elses_that_works_is_used_as_it_is(bare: Path, made_elsewhere: Path, how: str) -> None:
+def test_a_working_foreign_venv_is_used_unchanged(bare: Path, made_elsewhere: Path, how: str) -> None:
     theirs = bare.parent / "theirs" if how == "linked" else bare / ".venv"
     shutil.copytree(made_elsewhere, theirs, symlinks=True)
     if how == "linked":
@@ -190,9 +190,7 @@ NO_VENVS = [
 
 
 @pytest.mark.parametrize("put", NO_VENVS, ids=lambda put: put.__name__)
-def test_a_venv_of_somebody_elses_that_does_not_work_is_refused_and_left_alone(
-    bare: Path, put: Callable[[Path], None]
-) -> None:
+def test_a_broken_foreign_venv_is_refused_and_left_unchanged(bare: Path, put: Callable[[Path], None]) -> None:
     put(bare / ".venv")
     before = tree(bare)
     done = prepare(bare)

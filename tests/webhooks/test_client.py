@@ -11,9 +11,9 @@ from predictions.models import Task
 from predictions.operations import maintenance
 from predictions.recorder import get_recorder
 from tests.helpers import predictors
+from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
 from tests.helpers.servers import ROOT, Server
-from tests.predictions.test_async import submit
 
 Configure = Callable[..., None]
 
@@ -109,7 +109,7 @@ def test_without_the_record_service_nothing_is_accepted(client: APIClient, proxy
 
 
 @pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
-def test_a_submission_refused_while_the_record_service_was_away_is_told_to_it_later(
+def test_a_submission_refused_without_the_record_service_is_reported_to_it_later(
     client: APIClient, service: Server, proxy: Proxy, route: str
 ) -> None:
     proxy.cut()
@@ -123,7 +123,7 @@ def test_a_submission_refused_while_the_record_service_was_away_is_told_to_it_la
     assert not Task.objects.get().unreported
 
 
-def test_a_submission_refused_while_redis_was_away_is_told_to_the_record_service(
+def test_a_submission_refused_without_redis_is_reported_to_the_record_service(
     client: APIClient, service: Server, proxy: Proxy, redis_proxy: Proxy
 ) -> None:
     redis_proxy.cut()
@@ -133,7 +133,7 @@ def test_a_submission_refused_while_redis_was_away_is_told_to_the_record_service
     assert (there["status"], there["error_info"]) == ("failed", "the queue did not answer")
 
 
-def test_a_result_that_the_record_service_has_no_record_of_is_told_whole(
+def test_the_full_record_is_sent_if_the_record_service_lacks_it(
     client: APIClient, service: Server, proxy: Proxy
 ) -> None:
     body = {"model_name": "iris", "inputs": {"answer": {"y": 1}}}

@@ -1,4 +1,4 @@
-"""What a record client may not write, however it is put; the row stays as it was."""
+"""Record updates that no client may make; the row stays unchanged."""
 
 import json
 from typing import Any
@@ -88,7 +88,7 @@ def test_a_change_with_a_field_that_cannot_be_kept_is_refused(
 
 
 @pytest.mark.parametrize("task_id", [NUL, HALF, "x" * 1000, "../task", ""])
-def test_a_change_of_what_is_no_tasks_id_is_refused(record_client: APIClient, task: Task, task_id: str) -> None:
+def test_a_change_with_an_invalid_task_id_is_refused(record_client: APIClient, task: Task, task_id: str) -> None:
     response = send(record_client, "PUT", {"id": task_id, "status": "failed"})
     assert response.status_code in (400, 404)
     assert Task.objects.get().status == "running"

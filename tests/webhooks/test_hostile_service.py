@@ -9,8 +9,8 @@ from rest_framework.test import APIClient
 
 from predictions.models import Task
 from predictions.recorder import get_recorder
-from tests.platforms.stub import Step, Stub, answers, drips, head, pours, says, sends
-from tests.platforms.test_hostile_answers import DEEP, HOSTILE
+from tests.helpers.hostile_answers import DEEP, HOSTILE
+from tests.helpers.stub import Step, Stub, answers, drips, head, pours, says, sends
 from webhooks import client as record_client
 
 BODY = {"model_name": "m", "inputs": {"answer": 1}}

@@ -155,7 +155,7 @@ def test_model_status_lists_a_models_tasks_asked_in_a_body_or_the_query(record_c
 
 
 def test_model_status_asked_in_a_body_without_a_content_type(record_client: APIClient) -> None:
-    """As the Go original asks: a GET with a JSON body, and no word of what it is."""
+    """As the Go original does: a GET with a JSON body and no Content-Type."""
     create(record_client, status="running")
     asked = '{"model_name":"iris","status":"running"}'
     response = record_client.generic("GET", "/task/modelstatus", asked, content_type="")

@@ -1,4 +1,4 @@
-"""Uploads: who may, what is kept, how it is served, when it goes."""
+"""Uploads: permissions, storage, downloads and deletion."""
 
 import errno
 import re
@@ -163,7 +163,7 @@ def test_a_body_without_its_end_is_refused(
     assert not Upload.objects.exists()
 
 
-def test_what_stands_after_the_end_of_a_body_does_no_harm(client: APIClient, task: Task) -> None:
+def test_bytes_after_the_end_of_a_body_are_harmless(client: APIClient, task: Task) -> None:
     body = whole(b"x") + b"an epilogue"
     response = client.generic("POST", address(task) + "_batch", body, "multipart/form-data; boundary=edge")
     assert response.status_code == 200
@@ -179,7 +179,7 @@ def test_a_thousand_files_come_in_one_batch_and_no_more(client: APIClient, task:
 
 
 class StubbornStorage(TidyFileStorage):
-    """A disk that is full after so many files, and keeps some of them for ever."""
+    """A disk that is full after this many files, and cannot delete some of them."""
 
     takes = 10**9
     keeps: set[str] = set()
@@ -272,7 +272,7 @@ def test_nothing_else_is_served(client: APIClient, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
-def test_only_kserve_and_plain_services_are_told_where_to_upload(client: APIClient, configured: Any) -> None:
+def test_only_kserve_and_plain_services_get_an_upload_address(client: APIClient, configured: Any) -> None:
     from tests.helpers import predictors
 
     client.post("/v1/predict", {"model_name": "m", "inputs": {"upload_webhook": "http://evil"}}, format="json")

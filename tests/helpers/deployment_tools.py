@@ -9,7 +9,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from tests.peers.environments import DIRECTORY, Environment, EnvironmentNotMadeError
+from tests.helpers.virtualenvs import DIRECTORY, Environment, EnvironmentNotMadeError
 
 TOOLS = Environment(
     "deployment-tools",

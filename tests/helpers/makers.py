@@ -12,7 +12,7 @@ from platforms.kserve import KServe
 from platforms.polling import PollingPlatform
 from platforms.replicate import Replicate
 from platforms.runpod import RunPod
-from tests.platforms.stub import Step, Stub, answers
+from tests.helpers.stub import Step, Stub, answers
 
 P = TypeVar("P", bound=PollingPlatform)
 KEY = "a-very-secret-key"
@@ -66,7 +66,7 @@ def _quick(platform: P) -> P:
 
 @dataclass(frozen=True)
 class Direct:
-    """A platform that answers the request itself: how to make it, where it is asked, and a good answer."""
+    """A platform that answers the request itself: its factory, its route, and a good answer."""
 
     make: Callable[..., HttpPlatform]
     route: str

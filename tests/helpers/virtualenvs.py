@@ -27,7 +27,7 @@ SHOWN_LINES = 60
 
 
 class EnvironmentNotMadeError(Exception):
-    """The message says what was tried, with the end of its output."""
+    """The message names the failed command and has the end of its output."""
 
 
 class NoPythonError(EnvironmentNotMadeError):

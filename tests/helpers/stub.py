@@ -1,4 +1,4 @@
-"""A scriptable HTTP server on raw sockets: it resets, drips and babbles on demand, and counts what it is asked.
+"""A scriptable HTTP server on raw sockets: it resets, drips and babbles on demand, and counts its requests.
 
     stub.script("POST /v1/predict", resets_after_reading, answers({"ok": True}))
 
@@ -24,7 +24,7 @@ class HungUp(Exception):
 
 @dataclass
 class Received:
-    """A request as it came."""
+    """A request in its raw form."""
 
     method: str
     path: str
@@ -82,7 +82,7 @@ Step = Callable[[Visit], None]
 
 @dataclass
 class Stub:
-    """Listens from the start, or once it is told to; until then its port refuses everybody."""
+    """Listens from the start, or after `start()`; until then its port refuses connections."""
 
     listens: bool = True
     received: list[Received] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Stub:
     gate: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
     wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock
-    """What is made of each connection, TLS perhaps."""
+    """Wraps each connection, for example in TLS."""
 
     def __post_init__(self) -> None:
         self._steps: dict[str, list[Step]] = defaultdict(list)
@@ -125,7 +125,7 @@ class Stub:
         return len(self.calls(route))
 
     def when_asked(self, route: str, act: Callable[[], Any]) -> None:
-        """Does it, in a thread of its own, once somebody has asked for the route."""
+        """Calls it in a thread after the first request for the route."""
 
         def wait() -> None:
             while not self.stopped.is_set() and not self.count(route):
@@ -252,7 +252,7 @@ def hangs(visit: Visit) -> None:
 
 
 def drips(start: bytes, drop: bytes, *, every: float = 0.02) -> Step:
-    """`start`, and then `drop` again and again: each time soon enough for a socket's own timeout."""
+    """`start`, and then `drop` repeatedly, each time within a socket's own timeout."""
 
     def step(visit: Visit) -> None:
         visit.read_body()
@@ -312,7 +312,7 @@ _held: list[socket.socket] = []
 
 
 def closed_port() -> int:
-    """A port where nobody listens, and that nobody else is given: it is bound, and refuses."""
+    """A port that refuses connections; it stays bound, so no other process gets it."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a Stub may listen there all the same
     held.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
-"""A plain service whose predictions take `inputs.sleep` seconds, thousands at once; `GET /calls` says what it saw.
+"""A plain platform whose predictions take `inputs.sleep` seconds, thousands at once; `GET /calls` lists them.
 
-`python -m tests.e2e.slow_platform PORT`. It misbehaves when asked: `inputs.status`, `inputs.body`. Under KServe's
-paths it is a model server too, which streams `inputs.pieces` pieces, with the sleep between them.
+Run it with `python -m tests.helpers.slow_platform_server PORT`. `inputs.status` and `inputs.body` set its answer.
+Under KServe's paths it streams `inputs.pieces` pieces and sleeps before each.
 """
 
 from gevent import monkey
@@ -16,7 +16,7 @@ from typing import Any  # noqa: E402
 
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
-from tests.e2e.answers import answer_to, pieces_of  # noqa: E402
+from tests.helpers.answers import answer_to, pieces_of  # noqa: E402
 
 calls: list[dict[str, Any]] = []
 
