@@ -188,7 +188,6 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "predictions.api.requests.TrailingSlashMiddleware",
-    "predictions.api.shortcut.ShortcutMiddleware",
     "predictions.api.headers.HTTPSRedirectMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
