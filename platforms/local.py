@@ -208,22 +208,26 @@ class _Interruption:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread_id = 0
+        self._was_sent = False
 
     def __enter__(self) -> None:
         self._thread_id = threading.get_ident()
 
-    def __exit__(self, *exc_info: object) -> None:
-        with self._lock:
-            _set_async_exception(self._thread_id, None)
-            self._thread_id = 0
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        with suppress(_Interrupted):
+            with self._lock:
+                self._thread_id = 0
+            # Taking an exception back would slow this thread for ever: CPython 3.11 does not reset its flag then.
+            if self._was_sent and kind is not _Interrupted:
+                for _ in range(100):
+                    pass  # it is delivered here, unless the model's code has caught it
 
     def interrupt(self) -> None:
         with self._lock:
             if self._thread_id:
+                self._was_sent = True
                 _set_async_exception(self._thread_id, _Interrupted)
 
 
-def _set_async_exception(thread_id: int, exception: type[BaseException] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread_id), ctypes.py_object(exception) if exception else None
-    )
+def _set_async_exception(thread_id: int, exception: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(exception))

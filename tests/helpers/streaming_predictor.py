@@ -35,8 +35,17 @@ def plain(model_name: str, inputs: Mapping[str, Any]) -> Any:
     return inputs["answer"]
 
 
+def stubborn(model_name: str, inputs: Mapping[str, Any]) -> str:
+    """Works until it is interrupted, and returns a result all the same."""
+    try:
+        while True:
+            time.sleep(0.01)
+    except BaseException:
+        return "a result"
+
+
 def docs(model_name: str) -> dict[str, Any]:
     return {"words": {"type": "list of texts", "default": ["a"]}}
 
 
-models = {"words": words, "async": async_words, "objects": objects, "plain": plain}
+models = {"words": words, "async": async_words, "objects": objects, "plain": plain, "stubborn": stubborn}

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -56,6 +57,26 @@ def test_a_piece_is_yielded_before_the_next_one_is_made() -> None:
         next(stream)
 
 
+def test_a_stop_at_the_very_end_of_a_prediction_does_not_hit_the_code_after_it() -> None:
+    for _ in range(300):
+        stopped = call()
+        stopper = threading.Thread(target=stopped.stop, args=[StopReason.CANCELED])
+        with suppress(CallStopped):
+            stopper.start()
+            MODELS.predict(Prediction("plain", {"answer": 7}), stopped)
+        stopper.join()
+        assert sum(range(1000)) == 499_500  # a late exception would come here
+
+
+def test_a_model_may_catch_its_interruption_and_still_return() -> None:
+    stopped = call()
+    threading.Timer(0.1, stopped.stop, args=[StopReason.CANCELED]).start()
+    began = time.monotonic()
+    MODELS.predict(Prediction("stubborn", {}), stopped)
+    assert time.monotonic() - began >= 0.1
+    assert sum(range(1000)) == 499_500
+
+
 def test_a_function_that_does_not_yield_is_not_called_for_a_stream() -> None:
     with pytest.raises(Unsupported, match="plain cannot stream"):
         pieces_of("plain", answer=7)
@@ -91,11 +112,11 @@ def test_a_stream_has_the_platforms_timeout_for_all_its_pieces() -> None:
 
 @pytest.mark.parametrize("ask", [MODELS.predict, lambda *args: next(MODELS.stream(*args))], ids=["predict", "stream"])
 def test_an_unknown_model_is_refused_with_the_names_of_the_known_ones(ask: Any) -> None:
-    with pytest.raises(InvalidInputs, match="the models are: async, objects, plain, words"):
+    with pytest.raises(InvalidInputs, match="the models are: async, objects, plain, stubborn, words"):
         ask(Prediction("nope", {}), call())
 
 
 def test_the_input_documentation_of_a_model_is_that_of_its_functions_module() -> None:
-    assert MODELS.models() == ["async", "objects", "plain", "words"]
+    assert MODELS.models() == ["async", "objects", "plain", "stubborn", "words"]
     assert MODELS.docs("words", call())["words"]["default"] == ["a"]
     assert Local(predictor="tests.helpers.streaming_predictor:words", timeout_seconds=1).models() == []
