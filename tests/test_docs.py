@@ -192,7 +192,7 @@ def ingress_annotations() -> dict[str, str]:
     return {key.rpartition("/")[2]: value for key, value in ingress["metadata"]["annotations"].items()}
 
 
-def test_the_table_of_what_a_proxy_must_do_has_the_annotations_of_the_ingress() -> None:
+def test_the_table_of_proxy_settings_has_the_ingress_annotations() -> None:
     shown = dict(
         word(row[2]).split(": ") for row in table("what | why", DEPLOYING) if word(row[2]).startswith("proxy-")
     )
@@ -200,7 +200,7 @@ def test_the_table_of_what_a_proxy_must_do_has_the_annotations_of_the_ingress() 
     assert shown.items() <= ingress_annotations().items()
 
 
-def test_the_table_of_what_a_proxy_must_do_has_the_agents_limits() -> None:
+def test_the_table_of_proxy_settings_has_the_agents_limits() -> None:
     (bodies,) = [row[1] for row in table("what | why", DEPLOYING) if row[0].startswith("bodies")]
     megabytes = dict(re.findall(r"`(\w+)` (?:is )?(\d+) MiB", bodies))
     assert {name: int(size) * 1024**2 for name, size in megabytes.items()} == {
@@ -242,7 +242,7 @@ def in_nginx(directive: str, unit: str) -> list[int]:
     return [int(value) for value in re.findall(rf"^ *{directive} (\d+){unit};", NGINX, re.MULTILINE)]
 
 
-def test_nginx_accepts_what_the_agent_accepts_and_waits_as_long_as_a_task_may_run() -> None:
+def test_nginx_limits_are_wider_than_the_agents() -> None:
     everywhere, uploads = (megabytes * 1024**2 for megabytes in in_nginx("client_max_body_size", "m"))
     assert everywhere > max(settings.MAX_REQUEST_BODY, settings.MAX_UPLOAD_SIZE)
     assert uploads > settings.MAX_UPLOAD_SIZE * 10
@@ -264,7 +264,7 @@ def test_every_route_is_in_the_reference_and_nothing_else() -> None:
     assert documented_routes("webhooks.urls") <= documented
 
 
-def test_the_webhook_process_serves_what_the_reference_says() -> None:
+def test_the_webhook_process_serves_the_documented_routes() -> None:
     callers = {"record client", "caller, record client", "a running task's model", "anyone with the name"}
     its_own = {(word(row[0]), row[1]) for row in table("route") if row[2] in callers}
     assert documented_routes("webhooks.urls") == its_own | {("/live", "GET"), ("/ready", "GET")}

@@ -70,7 +70,7 @@ def served(client: APIClient) -> dict[str, set[str]]:
     return found
 
 
-def test_rules_and_dashboard_ask_only_for_what_is_served(served: dict[str, set[str]]) -> None:
+def test_rules_and_dashboard_use_only_existing_metrics(served: dict[str, set[str]]) -> None:
     asked = set().union(*map(metrics_asked, expressions()))
     assert len(asked) > 10
     assert asked <= served.keys()
@@ -88,7 +88,7 @@ def test_every_metric_is_shown_or_watched(served: dict[str, set[str]]) -> None:
     assert [name for name in names if name not in asked] == []
 
 
-def test_panels_lie_beside_one_another() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(GRAFANA.read_text())["panels"]:
         at = panel["gridPos"]

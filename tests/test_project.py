@@ -170,7 +170,7 @@ def test_the_projects_files_name_one_repository() -> None:
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_what_a_guide_links_to_and_the_scripts_it_names_are_there(guide: str) -> None:
+def test_links_and_scripts_in_the_guides_exist(guide: str) -> None:
     text = read(guide)
     links = set(re.findall(r"\]\((?!https?:|#)([^)#]+)", text)) | set(re.findall(r"\bscripts/[a-z-]+\b", text))
     assert {name for name in links if not (ROOT / name).exists()} == set()

@@ -165,7 +165,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert (value, problems) == (str(tmp_path / "new"), [])
 
 
-def test_the_settings_file_fills_in_what_the_environment_leaves_out(tmp_path: Path) -> None:
+def test_the_settings_file_provides_variables_missing_in_the_environment(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("# a comment\n\nA=file\nexport B='quoted'\nC=$HOME # kept\n")
     variables = {"A": "environment"}
@@ -273,7 +273,7 @@ def test_an_empty_setting_follows_the_others_or_is_a_place_in_the_checkout() -> 
     assert shown("DATABASES")["DATABASES"]["default"]["NAME"] == f"{ROOT}/var/agent.sqlite3"
 
 
-def test_production_changes_what_an_empty_setting_means() -> None:
+def test_production_changes_the_meaning_of_an_empty_setting() -> None:
     expected = {"ALLOWED_HOSTS": [], "SESSION_COOKIE_SECURE": True, "CSRF_COOKIE_SECURE": True}
     assert shown(*expected, ENVIRONMENT="production") == expected
 

@@ -52,7 +52,7 @@ def filled_in(text: str, variables: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}", value, text)
 
 
-def test_the_lines_that_the_deploying_page_puts_into_env_are_enough_for_every_process(tmp_path: Path) -> None:
+def test_the_env_file_of_the_deploying_page_is_enough_for_every_process(tmp_path: Path) -> None:
     lines = documented_env()
     assert len(lines) == 5
     for name, service in AGENTS.items():

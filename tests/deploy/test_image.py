@@ -192,7 +192,7 @@ def test_the_processes_predict_together(agent: Callable[..., Container]) -> None
     assert (page.status_code, page.headers["Content-Type"].split(";")[0]) == (200, "text/css")
 
 
-def test_web_finishes_what_is_in_flight_when_the_container_is_stopped(agent: Callable[..., Container]) -> None:
+def test_web_finishes_requests_when_the_container_is_stopped(agent: Callable[..., Container]) -> None:
     address = f"127.0.0.1:{free_port()}"
     web = agent("web", HTTP_SERVER_ADDRESS=address)
     until(lambda: healthy(web), seconds=60)

@@ -111,7 +111,7 @@ ADDED = {
 
 
 @pytest.mark.parametrize("component", [path.name for path in sorted((KUBERNETES / "components").iterdir())])
-def test_a_component_adds_what_the_deploying_page_says(component: str) -> None:
+def test_a_component_adds_the_documented_objects(component: str) -> None:
     added = {name(thing) for thing in build("overlays/shared-redis", (component,))}
     added -= {name(thing) for thing in render("shared")}
     rules = {each for each in added if each.startswith(("NetworkPolicy/", "PodDisruptionBudget/"))}
@@ -415,7 +415,7 @@ def test_every_image_of_the_agent_is_the_same_and_others_have_a_tag(variant: str
     assert all(re.search(r":\d", image) for image in images[False])
 
 
-def test_the_pod_with_its_own_redis_runs_what_the_deployments_run() -> None:
+def test_the_pod_with_its_own_redis_runs_the_same_processes() -> None:
     (whole,) = [w for w in agents(render("local")) if w["kind"] == "StatefulSet"]
     ours = {part["name"]: part for part in manifests.containers(whole)}
     waits = ours.pop("wait-for-migrations")

@@ -313,7 +313,7 @@ def test_a_worker_and_a_scheduler_end_with_0_after_ctrl_c(manage: Callable[..., 
         assert (code, "Traceback" in err) == (0, False), err
 
 
-def test_the_scripts_of_the_operating_page_do_what_they_say(
+def test_the_scripts_of_the_operating_page_work(
     serve: Callable[..., Server], slow_platform: SlowPlatform, tmp_path: Path
 ) -> None:
     """Submit many and wait for all; an alarm, because no file can be stored; what failed today."""

@@ -714,7 +714,7 @@ def test_production_asks_for_a_key_hosts_callers_and_a_database() -> None:
         assert f"(agent.{number})" in checked.stderr
 
 
-def test_defaults_of_what_the_original_left_empty() -> None:
+def test_defaults_of_fields_that_the_original_left_empty() -> None:
     defaults = {
         "ENVIRONMENT": "development",
         "HTTP_SERVER_ADDRESS": "0.0.0.0:8000",

@@ -51,7 +51,7 @@ def says(cell: str, measured: float) -> bool:
     return abs(measured - int(documented)) <= TOLERANCE * int(documented)
 
 
-def test_a_web_process_takes_what_the_deploying_page_says(serve: Serve, slow_platform: SlowPlatform) -> None:
+def test_a_web_process_takes_the_documented_memory(serve: Serve, slow_platform: SlowPlatform) -> None:
     web = serve("web", WEB_CONCURRENCY="2", **slow_platform.environment())
     requests.get(f"{web.url}/ready", timeout=30)
     assert "(2 processes)" in DEPLOYING
@@ -69,7 +69,7 @@ def test_a_web_process_takes_what_the_deploying_page_says(serve: Serve, slow_pla
     assert each < float(most)
 
 
-def test_a_worker_takes_what_the_deploying_page_says(serve: Serve, slow_platform: SlowPlatform) -> None:
+def test_a_worker_takes_the_documented_memory(serve: Serve, slow_platform: SlowPlatform) -> None:
     (slots,) = re.findall(r"with (\d+) tasks", TABLE["worker"][1])
     environment = {"WORKER_CONCURRENCY": slots, "MAX_QUEUE_SIZE": "1000", **slow_platform.environment()}
     web, worker = serve("web", **environment), serve("worker", **environment)
@@ -81,7 +81,7 @@ def test_a_worker_takes_what_the_deploying_page_says(serve: Serve, slow_platform
     assert says(TABLE["worker"][1], memory_mb(worker))
 
 
-def test_a_scheduler_takes_what_the_deploying_page_says(serve: Serve) -> None:
+def test_a_scheduler_takes_the_documented_memory(serve: Serve) -> None:
     scheduler = serve("scheduler")
     until(is_alive)
     assert says(TABLE["scheduler"][0], memory_mb(scheduler))

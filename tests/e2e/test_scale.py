@@ -140,7 +140,7 @@ def prepare(name: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_million_tasks_cost_what_a_thousand_do(databases: dict[int, str], name: str) -> None:
+def test_a_million_tasks_cost_the_same_as_a_thousand(databases: dict[int, str], name: str) -> None:
     queries: dict[int, list[str]] = {}
     seconds: dict[int, list[float]] = {FEW: [], MANY: []}
     clients = {rows: operator(url) for rows, url in databases.items()}

@@ -83,7 +83,7 @@ HTTP = """
 
 
 class Ingress(Nginx):
-    """Answers 404 for every unknown host."""
+    """Answers 404 for any unknown host."""
 
     def __init__(self, directory: Path, *, models: str) -> None:
         port = free_port()

@@ -107,7 +107,7 @@ def test_a_model_the_ingress_does_not_know(agent: NewAgent, ingress: Ingress, ks
     assert kserve.calls() == []
 
 
-def test_the_doctor_says_what_the_platforms_page_shows_of_a_host_that_the_ingress_does_not_know(
+def test_the_doctor_reports_an_unknown_host_as_the_platforms_page_shows(
     ingress: Ingress,
 ) -> None:
     page = (ROOT / "docs/platforms.md").read_text()

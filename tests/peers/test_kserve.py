@@ -150,7 +150,7 @@ def test_the_host_header_follows_the_template(
     assert response.json()["outputs"]["headers"]["host"] == host
 
 
-def test_a_worker_sends_what_the_web_process_sends(agent: NewAgent, kserve: ModelServer) -> None:
+def test_a_worker_sends_the_same_request_as_web(agent: NewAgent, kserve: ModelServer) -> None:
     here = agent(kserve.address, worker=True)
     here.ended(here.submit("moods", {"mood": "echo"}))
     assert here.predict("moods", {"mood": "echo"}).status_code == 200

@@ -195,7 +195,7 @@ def test_a_body_above_max_request_body_is_refused_by_the_agent(front: NewFront) 
     assert_error(response, 413, "body_too_large")
 
 
-def test_the_agent_is_asked_when_a_request_has_been_read_to_its_end(front_of: NewFront, stub: Stub) -> None:
+def test_nginx_forwards_a_request_after_reading_all_of_it(front_of: NewFront, stub: Stub) -> None:
     here = front_of(stub.address)
     stub.script("GET /live", answers({}))
     stub.script("POST /v1/predict", answers({}))

@@ -204,7 +204,7 @@ def test_every_prediction_ends_as_for_the_real_client(here: NewHere, gateway: Ga
     assert (gateway.count("POST"), gateway.count("POST", "/cancel")) == (2 * len(SAYS), 0)
 
 
-def test_replicate_is_asked_for_one_prediction_with_the_input_alone(here: NewHere, gateway: Gateway) -> None:
+def test_replicate_gets_one_prediction_with_only_the_input(here: NewHere, gateway: Gateway) -> None:
     secrets = {"Authorization": "Bearer of-the-caller", "apikey": "of-the-caller", "Cookie": "a=of-the-caller"}
     inputs = {"say": 1, "upload_webhook": "http://elsewhere.example/u/x/upload"}
     reply = here().predict("m", inputs, **{"X-Request-ID": "find-me"}, **secrets)

@@ -236,7 +236,7 @@ def test_progress_is_not_taken_for_the_outputs(here: NewHere, cloud: Cloud) -> N
     assert agent.ended(task_id)["outputs"] == {"parts": 3}
 
 
-def test_the_cloud_is_asked_for_one_run_with_the_input_alone(here: NewHere, cloud: Cloud) -> None:
+def test_the_cloud_gets_one_run_with_only_the_input(here: NewHere, cloud: Cloud) -> None:
     secrets = {"Authorization": "Bearer of-the-caller", "apikey": "of-the-caller", "Cookie": "a=of-the-caller"}
     inputs = {"mood": "echo", "upload_webhook": "http://elsewhere.example/u/x/upload"}
     answer = here().predict("m", inputs, **{"X-Request-ID": "find-me"}, **secrets)

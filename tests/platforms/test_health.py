@@ -38,7 +38,7 @@ def test_kserve_asks_the_model_under_its_own_host(stub: Stub) -> None:
         (answers({"error": "Model with name iris is not ready."}, status=503), Level.PROBLEM, "not ready (503: Model"),
         (says(b"upstream connect error", status=503), Level.PROBLEM, "not ready (503)"),
         (says(b"", status=404), Level.PROBLEM, "under the host iris.default.example.com"),
-        (answers({"detail": "who are you"}, status=403), Level.WARNING, "answers 403: who are you"),
+        (answers({"detail": "not allowed"}, status=403), Level.WARNING, "answers 403: not allowed"),
     ],
 )
 def test_kserve_says_how_the_model_stands(stub: Stub, step: Any, level: Level, says_: str) -> None:
@@ -63,7 +63,7 @@ def test_without_a_models_name_kserve_is_well_if_its_ingress_answers(stub: Stub,
         (answers({"error": "internal error"}, status=500), Level.PROBLEM),
     ],
 )
-def test_a_plain_service_is_asked_for_its_documentation(stub: Stub, step: Any, level: Level) -> None:
+def test_the_check_of_a_plain_service_requests_its_documentation(stub: Stub, step: Any, level: Level) -> None:
     stub.script(DOCS, step)
     assert check(k8s(stub.address), "iris").level is level
     assert stub.calls(DOCS)[0].json == {"model_name": "iris"}
@@ -82,7 +82,7 @@ def test_a_plain_service_is_asked_for_its_documentation(stub: Stub, step: Any, l
         (says(b"", status=500), Level.WARNING, "answers 500"),
     ],
 )
-def test_runpod_is_asked_for_its_endpoints_health(stub: Stub, step: Any, level: Level, says_: str) -> None:
+def test_the_check_of_runpod_requests_the_endpoints_health(stub: Stub, step: Any, level: Level, says_: str) -> None:
     stub.script(HEALTH, step)
     found = check(runpod(stub.address))
     assert (found.level, says_ in found.message) == (level, True)
@@ -96,7 +96,7 @@ def test_runpod_is_asked_for_its_endpoints_health(stub: Stub, step: Any, level: 
         ("owner/name:5c7d", "GET /v1/models/owner/name/versions/5c7d"),
     ],
 )
-def test_replicate_is_asked_for_the_account_and_the_model(stub: Stub, model: str, route: str) -> None:
+def test_the_check_of_replicate_requests_the_account_and_the_model(stub: Stub, model: str, route: str) -> None:
     stub.script(ACCOUNT, answers({"username": "me"}))
     stub.script(route, answers({"name": "name"}), answers({"detail": "not found"}, status=404))
     platform = replicate(stub.address, model=model)
@@ -124,7 +124,7 @@ def test_the_local_predictor_is_there_once_it_could_be_imported() -> None:
 
 
 @pytest.mark.parametrize("make", [kserve, k8s, replicate, runpod])
-def test_a_platform_is_asked_without_a_prediction(stub: Stub, make: Any) -> None:
+def test_a_check_runs_no_prediction(stub: Stub, make: Any) -> None:
     check(make(stub.address), "iris")
     assert {asked.method for asked in stub.received} == {"GET"}
 

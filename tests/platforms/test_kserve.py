@@ -113,7 +113,7 @@ def test_the_upload_webhook_is_ours_alone(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize(("version", "route"), [("0.10.2", GENERATE), ("0.13.1", PREDICT)])
-def test_a_stream_is_asked_for_where_its_version_serves_it(stub: Stub, version: str, route: str) -> None:
+def test_a_stream_is_requested_from_the_version_that_serves_it(stub: Stub, version: str, route: str) -> None:
     stub.script(route, streams(line(0), line(1)))
     chunks = list(kserve(stub.address, version=version).stream(FLOWER, call()))
     assert chunks == [Chunk(0, "tok0"), Chunk(1, "tok1")]

@@ -108,7 +108,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
 
 @given(prediction=predictions, request_id=hostile_text)
 @property_of
-def test_kserve_is_asked_at_one_path_and_one_host_or_not_at_all(
+def test_requests_to_kserve_keep_to_one_path_and_one_host(
     stub: Stub, reached: Any, prediction: Prediction, request_id: str
 ) -> None:
     stub.received.clear()
@@ -129,9 +129,7 @@ def test_kserve_is_asked_at_one_path_and_one_host_or_not_at_all(
 
 @given(model_name=hostile_text)
 @property_of
-def test_docs_of_kserve_are_asked_for_at_one_path_and_one_host_or_not_at_all(
-    stub: Stub, reached: Any, model_name: str
-) -> None:
+def test_requests_for_kserves_docs_keep_to_one_path_and_one_host(stub: Stub, reached: Any, model_name: str) -> None:
     stub.received.clear()
     platform = kserve(stub.address)
     with pytest.raises(PlatformError):

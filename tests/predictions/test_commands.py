@@ -34,7 +34,7 @@ NOWHERE = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.mark.parametrize("command", OURS)
-def test_help_says_what_a_command_does_and_gives_examples(shell: Shell, command: str) -> None:
+def test_help_describes_a_command_and_gives_examples(shell: Shell, command: str) -> None:
     said = shell(command, "--help")
     assert said.code == 0
     assert load_command_class("predictions", command).help.splitlines()[0] in said.out
@@ -42,7 +42,7 @@ def test_help_says_what_a_command_does_and_gives_examples(shell: Shell, command:
 
 
 @pytest.mark.parametrize("command", PROCESSES)
-def test_help_says_what_a_process_does_and_it_takes_no_json(shell: Shell, command: str) -> None:
+def test_help_describes_a_process_which_takes_no_json(shell: Shell, command: str) -> None:
     said = shell(command, "--help")
     assert said.code == 0
     assert load_command_class("predictions", command).help.split()[:3] == said.out.split("\n\n")[1].split()[:3]

@@ -309,7 +309,7 @@ def well(**changes: Any) -> Server:
         ({"answers_in": 0.5}, "warning", "nearer"),
     ],
 )
-def test_what_a_queue_makes_of_a_redis(
+def test_doctor_checks_whether_redis_suits_a_queue(
     configured: Callable[..., None], changes: dict[str, Any], level: str, hint: str
 ) -> None:
     configured(REDIS_CLUSTER_MODE=False)
@@ -389,7 +389,7 @@ def test_doctor_reports_failed_scheduler_jobs_until_they_expire() -> None:
     assert (finding.level, finding.message) == (Level.WARNING, "2 maintenance jobs failed in the last 12 hours")
 
 
-def test_a_lost_task_is_told_from_one_that_waits_long(client: APIClient) -> None:
+def test_doctor_distinguishes_lost_tasks_from_waiting_ones(client: APIClient) -> None:
     task("pending", 7200)
     assert worst_of("queue").hint == "Run `manage.py init_check` to settle lost tasks."
     Task.objects.update(created_at=now() - timedelta(hours=2))
@@ -418,7 +418,7 @@ def test_the_check_of_the_record_service_sends_the_key(record_service: Stub, ste
     assert record_service.calls(DOCTOR)[0].headers["apikey"] == django_settings.WEBHOOK_APIKEY
 
 
-def test_a_record_service_that_is_away_and_what_it_has_not_heard(record_service: Stub) -> None:
+def test_doctor_reports_an_unreachable_record_service_and_unreported_results(record_service: Stub) -> None:
     record_service.close()
     task("succeeded", 5, unreported=True)
     away, unheard = found("record service")
@@ -461,7 +461,7 @@ def test_an_upload_address_that_leads_nowhere(kserve: Stub, settings: Any, url: 
     assert worst_of("upload address").level is Level.WARNING
 
 
-def test_the_platform_is_asked_about_the_model(shell: Shell, kserve: Stub, deployment: None) -> None:
+def test_the_check_of_the_platform_includes_the_model(shell: Shell, kserve: Stub, deployment: None) -> None:
     kserve.script("GET /v1/models/iris", answers({"name": "iris", "ready": True}))
     kserve.script(LIVE, answers({"message": "API OK"}))
     asked = shell("doctor", "--model", "iris", "--json")
@@ -469,7 +469,7 @@ def test_the_platform_is_asked_about_the_model(shell: Shell, kserve: Stub, deplo
     assert (asked.code, finding["level"], "iris is ready" in finding["message"]) == (0, "ok", True)
 
 
-def test_without_a_model_the_platform_is_asked_about_the_one_of_the_settings(
+def test_without_a_model_the_check_uses_the_one_of_the_settings(
     shell: Shell, kserve: Stub, configured: Callable[..., None]
 ) -> None:
     configured(MODEL_NAME="wine")

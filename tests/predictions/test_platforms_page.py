@@ -79,7 +79,7 @@ def test_the_settings_in_each_row_of_the_readme_are_enough_to_start(row: list[st
 
 
 @pytest.mark.parametrize("row", table("how the model is deployed", PAGE), ids=lambda row: row[0])
-def test_a_template_of_the_page_makes_the_host_that_stands_beside_it(stub: Stub, row: list[str]) -> None:
+def test_each_template_of_the_page_gives_the_host_beside_it(stub: Stub, row: list[str]) -> None:
     documented = settings_of("kserve")
     platform = makers.kserve(stub.address, host_template=word(row[2]))
     platform.namespace, platform.domain = documented["KSERVE_NAMESPACE"], documented["KSERVE_CUSTOM_DOMAIN"]

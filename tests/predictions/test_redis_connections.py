@@ -159,7 +159,7 @@ def test_a_full_servers_refusal_is_temporary(connect: Connect, pair: Pair) -> No
     assert is_lost(refusal.value)
 
 
-def test_what_a_script_of_an_older_redis_was_refused_may_succeed_later() -> None:
+def test_an_older_redis_refusal_in_a_script_is_temporary() -> None:
     text = "Error running script (call to f_9b): @user_script:26: @user_script: 26: -NOREPLICAS Not enough good slaves"
     assert is_lost(redis.ResponseError(f"ERR {text}"))
     assert not is_lost(redis.ResponseError(f"ERR {text.replace('-NOREPLICAS', '-WRONGTYPE')}"))

@@ -189,7 +189,7 @@ def test_the_request_id_is_taken_in_and_handed_back(client: APIClient) -> None:
     assert len(made["X-Request-ID"]) == 32
 
 
-def test_the_platform_is_asked_once(client: APIClient) -> None:
+def test_the_platform_gets_one_request(client: APIClient) -> None:
     predict(client)
     assert predictors.calls == [{"model_name": "iris", **INPUTS}]
 

@@ -23,7 +23,7 @@ UNKNOWN: dict[str, Any] = {"name": "c", "skip_reason": "Dependency not found on 
         ([], 0, "NOT DONE"),
     ],
 )
-def test_what_is_reported(packages: list[dict[str, Any]], code: int, words: str) -> None:
+def test_the_report(packages: list[dict[str, Any]], code: int, words: str) -> None:
     exit_code, said = report(packages)
     assert exit_code == code
     assert words in said

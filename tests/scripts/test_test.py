@@ -47,7 +47,7 @@ def calls(checkout: Path) -> list[str]:
     return [line for line in (checkout / "calls").read_text().splitlines() if "tests.helpers.postgres" not in line]
 
 
-def test_it_installs_what_the_tests_need_then_runs_lint_and_the_suite_on_both_databases(checkout: Path) -> None:
+def test_it_installs_requirements_then_runs_lint_and_the_suite_on_both_databases(checkout: Path) -> None:
     done = run(checkout)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "test: everything passed")
     prepared, *rest = calls(checkout)
