@@ -66,4 +66,5 @@ def _match(path: str) -> ResolverMatch | None:
 def _call_view(request: HttpRequest) -> HttpResponse:
     match: Any = request.resolver_match
     response: Any = match.func(request, **match.kwargs)
-    return response.render() if hasattr(response, "render") else response
+    rendered: HttpResponse = response.render() if hasattr(response, "render") else response
+    return rendered
