@@ -94,7 +94,7 @@ def post_worker_init(worker: Any) -> None:
     """Prepares the process for serving: time limits for its database, counters at 0, what to do at its end."""
     from predictions.api.requests import known_routes
     from predictions.database import bound_answers
-    from predictions.server.process import leave_what_is_loaded
+    from predictions.server.process import spare_collector
     from predictions.telemetry.counters import begin_at_zero
 
     bound_answers(cooperative=True)
@@ -105,4 +105,4 @@ def post_worker_init(worker: Any) -> None:
         worker.before_ending = shutdown.close_for_good
 
     begin_at_zero(platform=settings.ML_PLATFORM, routes=known_routes(), models=filter(None, [settings.MODEL_NAME]))
-    leave_what_is_loaded(collect_after=10_000)
+    spare_collector(collect_after=10_000)

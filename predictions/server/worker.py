@@ -2,14 +2,13 @@
 
 After SIGTERM it keeps listening until the requests in flight have their answers: the application answers new
 predictions with 503, models still reach the upload routes, and `/ready` answers 503. gunicorn's own worker closes its
-listener at once. After a SIGHUP, when other processes replace this one, it does the same.
+listener at once; this one does so only when other processes replace it (SIGHUP).
 """
 
 import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -60,7 +59,7 @@ class GracefulWorker(GeventWorker):
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self.handle_exit)
-        signal.signal(signal.SIGHUP, self.handle_replaced)
+        signal.signal(signal.SIGHUP, self.handle_hup)
         pool = Pool(self.worker_connections)
         servers = [self._serve(listener, pool) for listener in self.sockets]
         while self.alive:
@@ -73,6 +72,10 @@ class GracefulWorker(GeventWorker):
             server.close()
         while len(pool) > self._count_idle() and time.monotonic() < deadline:
             self._tick()
+
+    def handle_hup(self, sig: int, frame: FrameType | None) -> None:
+        """Other processes replace this one, and SIGTERM follows."""
+        self._is_replaced = True
 
     def _serve(self, listener: Any, pool: Pool) -> StreamServer:
         name = listener.getsockname()  # a connection may begin when the listener is closed
@@ -93,8 +96,8 @@ class GracefulWorker(GeventWorker):
         in_flight = self._requests.copy()
         while (in_flight & self._requests or not ending.ready()) and time.monotonic() < deadline:
             self._tick()
-        for server in servers:
-            while connection := server.do_read():  # closing the listener resets those that the kernel has accepted
+        for server in servers:  # closing a listener resets the connections that wait there
+            while not server.full() and (connection := server.do_read()):
                 server.do_handle(*connection)
 
     def _tick(self) -> None:
@@ -104,10 +107,6 @@ class GracefulWorker(GeventWorker):
     def _count_idle(self) -> int:
         long_ago = time.monotonic() - IDLE_SECONDS
         return sum(used < long_ago and sock not in self._requests for sock, used in self._last_used.items())
-
-    def handle_replaced(self, sig: int, frame: FrameType | None) -> None:
-        """SIGHUP: other processes replace this one, and SIGTERM follows."""
-        self._is_replaced = True
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         self._last_used[client] = time.monotonic()
@@ -130,14 +129,7 @@ class GracefulWorker(GeventWorker):
         raise StopIteration
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        status, answer = protocol_errors.answer(exc)
-        if status < 500:
-            self.log.warning("answered %d to a malformed request: %s", status, type(exc).__name__)
-        else:
-            self.log.error("error while handling a request", exc_info=exc)
-        with suppress(OSError):
-            util.write_nonblock(client, answer)
-        util.close_graceful(client)
+        protocol_errors.answer(client, exc, self.log)
 
 
 def _closing_connections(application: Any) -> Any:

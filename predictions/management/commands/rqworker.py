@@ -12,7 +12,7 @@ from predictions.database import bound_answers
 from predictions.operations import shutdown
 from predictions.queue import queue
 from predictions.redis.errors import QueueUnavailable
-from predictions.server.process import keep_to_one_core, leave_what_is_loaded
+from predictions.server.process import pin_to_one_core, spare_collector
 from predictions.telemetry.counters import begin_at_zero
 from predictions.worker.worker import ThreadWorker
 
@@ -28,6 +28,8 @@ class Command(RQWorker):
         parser.set_defaults(serializer="rq.serializers.JSONSerializer", verbosity=0)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if settings.WORKER_CPU_AFFINITY and settings.ML_PLATFORM != "local":  # local models may use many cores
+            pin_to_one_core()
         begin_at_zero(platform=settings.ML_PLATFORM, models=filter(None, [settings.MODEL_NAME]))
         if address := settings.WORKER_METRICS_ADDRESS:
             try:
@@ -39,9 +41,7 @@ class Command(RQWorker):
         if settings.USE_LOCAL_REDIS:
             ThreadWorker.linger_seconds = settings.SHUTDOWN_DELAY
             ThreadWorker.before_finishing = staticmethod(shutdown.close_for_good)
-        leave_what_is_loaded(collect_after=2_000)
-        if settings.WORKER_CPU_AFFINITY and settings.ML_PLATFORM != "local":  # whose models may use many cores
-            keep_to_one_core()
+        spare_collector(collect_after=2_000)
         super().handle(*(args or settings.RQ_QUEUES), **options)
 
     def _wait_for_redis(self) -> None:
