@@ -63,8 +63,10 @@ class WholeMultiPartParser(MultiPartParser):
         except OSError as error:  # Django writes large files to disk
             raise NotKept from error
         finally:
-            if parsed is None:
-                _discard(request.upload_handlers)
+            if parsed is None:  # delete the unfinished file now, not at the next garbage collection
+                for handler in request.upload_handlers:
+                    with suppress(OSError):  # closing a file writes its buffer, perhaps to a full disk
+                        handler.upload_interrupted()
         boundary = parse_header_parameters(media_type or "")[1].get("boundary", "")
         if body.length != int(request.META.get("CONTENT_LENGTH") or 0) or f"--{boundary}--".encode() not in body.tail:
             for _, files in parsed.files.lists():
@@ -72,13 +74,6 @@ class WholeMultiPartParser(MultiPartParser):
                     file.close()
             raise ParseError("the multipart body breaks off before its end")
         return parsed
-
-
-def _discard(handlers: list[FileUploadHandler]) -> None:
-    """Deletes the unfinished file, which otherwise stays on disk until the next garbage collection."""
-    for handler in handlers:
-        with suppress(OSError):  # closing a file writes its buffer, perhaps to a full disk
-            handler.upload_interrupted()
 
 
 class _Watched:

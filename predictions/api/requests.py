@@ -75,7 +75,8 @@ class RequestMiddleware:
             if not response.streaming:
                 release_connection()  # a caller that reads slowly must not hold it
             if not is_quiet and logger.isEnabledFor(logging.INFO):
-                path = _loggable(request.path)
+                # Without line breaks, which would forge lines of the log, and without an upload's token.
+                path = escape_uri_path(re.sub(r"^/u/[^/]+", "/u/…", request.path))
                 logger.info("%s %s %d %.1fms", request.method, path, response.status_code, seconds * 1000)
         return response
 
@@ -86,11 +87,6 @@ class RequestMiddleware:
             return _close(error_response(400, "invalid_request", str(error)))
         response = self.get_response(request)
         return response if chunked is None or chunked.is_read else _close(response)
-
-
-def _loggable(path: str) -> str:
-    """The path without line breaks, which would forge lines of the log, and without an upload's token."""
-    return escape_uri_path(re.sub(r"^/u/[^/]+", "/u/…", path))
 
 
 def _route(request: HttpRequest) -> str:
