@@ -1,4 +1,4 @@
-"""The benchmark's report, from made-up figures; and the benchmark itself, short."""
+"""The reports of the benchmark from made-up figures, and short runs of it."""
 
 import json
 import math

@@ -1,6 +1,6 @@
 """The floor: the work of a sync prediction on uvicorn, aiohttp and psycopg's pool, without a framework.
 
-It validates nothing and handles no errors, so it bounds what the agent can reach.
+It validates nothing and handles no errors: an upper bound for the agent's speed.
 """
 
 import os
