@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 KNOWN_SECONDS = 1.0
-"""As long as a crowd takes to come; a server that has moved is asked for at its old place no longer."""
+"""Long enough for a burst of calls, and short enough to notice a server that moved."""
 
 
 class Address(NamedTuple):
@@ -40,8 +40,8 @@ class Addresses:
     def of(self, host: str, port: int, *, timeout_seconds: float) -> list[Address]:
         """Where to connect to, best first.
 
-        Raises OSError: socket.gaierror for a name that leads nowhere, TimeoutError when that is not known in time; and
-        UnicodeError for what is no name.
+        Raises OSError (socket.gaierror for an unknown name, TimeoutError for a slow resolver) and UnicodeError for an
+        invalid name.
         """
         with self._lock:
             lookup = self._lookups.get((host, port))
@@ -57,7 +57,7 @@ class Addresses:
 
 
 def _begin(lookup: _Lookup, host: str, port: int) -> None:
-    """In a thread of its own, for nobody can tell the resolver how long to take."""
+    """Uses a thread of its own, because the resolver takes no time limit."""
     try:
         threading.Thread(target=_look_up, args=(lookup, host, port), name="lookup", daemon=True).start()
     except RuntimeError:  # the system has no thread left

@@ -1,7 +1,7 @@
 """Connections to platforms: kept for the next request, and ended by any thread at any moment.
 
-A socket's own timeout begins anew with every packet, so a server that drips a byte a second is never timed out. Here
-every single read and write gets only what is left of the exchange's time. What is said on them is in wire.py.
+A socket's own timeout restarts with every packet, so it never stops a server that sends a byte a second. Here each read
+and write gets only the rest of the exchange's time. wire.py sends and parses the messages.
 """
 
 import socket
@@ -90,7 +90,7 @@ class Connection:
             exchange.check_open()
 
     def _connect(self, exchange: Exchange) -> Any:
-        """To the first of the host's addresses where somebody answers."""
+        """Connects to the first of the host's addresses that answers."""
         _, host, port = self.origin
         refusal = OSError(f"{host} has no address")
         for address in self._addresses.of(host, port, timeout_seconds=_connect_seconds(exchange)):
@@ -117,7 +117,7 @@ class Connection:
         self._sock.sendall(data)
 
     def receive(self, exchange: Exchange, most: int) -> bytes:
-        """What comes next, up to `most` bytes, which are set aside for as long as nothing comes.
+        """The next bytes, up to `most`. The buffer stays allocated while none come.
 
         Nothing once the other side has closed.
         """
@@ -132,7 +132,7 @@ class Connection:
 
     def _is_quiet(self) -> bool:
         if self.origin.scheme != "http":
-            return not wait_for_read(self._sock, timeout=0.0)  # TLS lets nobody peek
+            return not wait_for_read(self._sock, timeout=0.0)  # TLS has no peek
         self._sock.settimeout(0)
         try:
             self._sock.recv(1, socket.MSG_PEEK)
@@ -143,7 +143,7 @@ class Connection:
         return False
 
     def interrupt(self, exchange: Exchange) -> None:
-        """Breaks the connection, unless it has been handed to another exchange meanwhile."""
+        """Breaks the connection, unless another exchange uses it meanwhile."""
         with self._owner:
             sock = self._sock  # read once: its owner may close it now
             if self._exchange is exchange and sock is not None:

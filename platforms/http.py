@@ -44,7 +44,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent. `body` goes as JSON unless it is None; `timeout_seconds` is for this request within its call."""
+    """A request. `body` is sent as JSON unless it is None; `timeout_seconds` limits this request within its call."""
 
     method: str
     url: str
@@ -61,7 +61,7 @@ class HttpPlatform(Platform):
     repeat_on = BUSY
     first_wait_seconds = 0.2
     refusals = frozenset({400, 404, 409, 413, 415, 422})
-    """Statuses that mean: what the caller asked for is at fault. 404 names a model that nobody has."""
+    """Statuses for a fault of the caller's request. 404 means an unknown model."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class HttpPlatform(Platform):
             return self.decode(reply.read(self.max_response_bytes), reply.content_type)
 
     def look(self, request: Request, call: Call) -> tuple[int, Any]:
-        """The status of an answer, and what it says where that is JSON; asked once. Raises as `open_once`."""
+        """The status of an answer and its JSON, from one request without repeats. Raises as `open_once`."""
         with self.open_once(request, call) as reply:
             return reply.status, loads_or_none(reply.beginning())
 
@@ -151,7 +151,7 @@ class HttpPlatform(Platform):
         return Reply(answer, exchange, call, partial(self._meaning_of, exchange, call))
 
     def check_status(self, reply: Reply) -> None:
-        """Raises what an answer other than a 2xx means."""
+        """Raises a PlatformError for an answer other than 2xx."""
         if reply.is_success:
             return
         content = reply.beginning()
@@ -167,7 +167,7 @@ class HttpPlatform(Platform):
         raise PlatformError(self.presentable(said, f"answered {reply.status}"))
 
     def is_our_fault(self, said: str) -> bool:
-        """Whether the words of a refusal are about what is configured here, not about what a caller sent."""
+        """Whether a refusal concerns this agent's configuration, not the caller's request."""
         return False
 
     def decode(self, content: bytes | bytearray, content_type: str) -> Any:
@@ -199,7 +199,7 @@ class HttpPlatform(Platform):
         return PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
 
     def _meaning_of(self, exchange: Exchange, call: Call, error: Exception) -> PlatformError:
-        """What an error of a connection means; for one that was broken from here raises CallStopped."""
+        """The PlatformError for an error of a connection. Raises CallStopped if the call was stopped."""
         call.check()
         if not exchange.sent:
             return PlatformUnavailable(f"the {self.name} platform could not be reached")

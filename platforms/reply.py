@@ -1,4 +1,4 @@
-"""What a platform answered, read without trust: no more than may be held, no longer than there is time."""
+"""Reads the answer of an untrusted platform within limits of size and time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class Reply:
     def __init__(
         self, answer: Answer, exchange: Exchange, call: Call, meaning_of: Callable[[OSError], PlatformError]
     ) -> None:
-        """`meaning_of` says what an error of the connection means; it may raise CallStopped instead."""
+        """`meaning_of` turns an error of the connection into a PlatformError, or raises CallStopped."""
         self.status = answer.status
         self.content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.retry_after = _retry_after(answer.headers.get("retry-after", ""))
@@ -72,7 +72,7 @@ class Reply:
         return content
 
     def beginning(self) -> bytearray:
-        """What an error's body says, as far as it comes soon: its status counts whatever becomes of the body."""
+        """The beginning of an error's body, if it comes soon. The status counts even without a body."""
         self._exchange.deadline = min(self._exchange.deadline, time.monotonic() + ERROR_BODY_SECONDS)
         content = bytearray()
         with suppress(OSError):
@@ -105,7 +105,7 @@ def loads(content: bytes | bytearray) -> Any:
 
 
 def words_of(said: Any, *, depth: int = 6) -> str:
-    """What a platform's error says, "" if it says nothing.
+    """The message of a platform's error, "" if there is none.
 
     `error_message` is RunPod's (inside an `error` that is itself JSON, beside a traceback and a host name), `error`
     KServe's, `detail` FastAPI's (there a list of `msg`) and RFC 7807's.
@@ -137,7 +137,7 @@ def _line(line: bytes | bytearray) -> str:
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds, from either form of the header; None without it, or if nobody can read it."""
+    """Seconds, from either form of the header; None if it is missing or unreadable."""
     if not value:
         return None
     if value.isdecimal():

@@ -1,6 +1,6 @@
-"""HTTP/1.1 as it is said to platforms: a request in one go, and an answer read piece by piece as it comes.
+"""HTTP/1.1 to platforms: sends a request in one write and reads the answer piece by piece.
 
-Nothing here follows redirects, keeps cookies or asks a proxy; httptools (llhttp) reads what comes.
+It follows no redirects, keeps no cookies and uses no proxy. httptools (llhttp) parses the answers.
 """
 
 import zlib
@@ -22,7 +22,7 @@ INVALID_REQUEST = (MissingSchema, InvalidSchema, InvalidURL, InvalidHeader, Unic
 """What settings raise that make no valid request; their words may hold a key."""
 PORTS = {"http": 80, "https": 443}
 FIRST_BYTES = 8 * 1024
-"""What is set aside for the beginning of an answer, which is waited for as long as a prediction takes."""
+"""Size of the buffer for the beginning of an answer, held for as long as a prediction takes."""
 LONGEST_HEAD_BYTES = 256 * 1024
 MOST_HEADERS = 100
 JOINED_BYTES = 64 * 1024
@@ -30,7 +30,7 @@ JOINED_BYTES = 64 * 1024
 
 
 class BrokenAnswer(ConnectionError):
-    """What came is no HTTP, or not all of it came."""
+    """The answer is not HTTP, or ended early."""
 
 
 class Target(NamedTuple):
@@ -110,9 +110,9 @@ def _send(connection: Connection, exchange: Exchange, head: bytes, body: bytes) 
 
 
 class Answer:
-    """An answer; its body is read from the connection as it is asked for.
+    """An answer, whose body is read from the connection on demand.
 
-    `headers` has their names in lower case, and what was said of one more than once with commas between.
+    `headers` has lower-case names; repeated headers are joined with commas.
     """
 
     def __init__(self, connections: Connections, connection: Connection, exchange: Exchange) -> None:
@@ -162,7 +162,7 @@ class Answer:
             self._connection = None
 
     def _read(self) -> int:
-        """Takes in what comes next; how many bytes."""
+        """Reads and parses the next bytes. Returns how many."""
         if self._connection is None:
             raise BrokenAnswer("it is closed")
         data = self._connection.receive(self._exchange, PIECE_BYTES if self._begun else FIRST_BYTES)
@@ -176,7 +176,7 @@ class Answer:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:
                 raise BrokenAnswer(f"it is not HTTP: {error}") from error
-            self._may_be_kept = False  # all of it has come, and something that nobody asked for
+            self._may_be_kept = False  # the server sent more than the answer
         return len(data)
 
     # --- told by the parser

@@ -1,5 +1,6 @@
-"""The statements on the way of every prediction, composed once: made by the ORM anew for each, they cost more than they
-take to run. What is rare is left to the ORM. Statuses are said by what they are not: see models.status_is.
+"""The statements of every prediction, composed once: the ORM takes longer to build them than the database to run them.
+
+Rare statements use the ORM. Conditions on a status list the other statuses, see models.status_is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ AT_ONCE = 2
 """While the server carries out some writes, this process composes the next."""
 MOST_TOGETHER = 32
 SMALL = 16 * 1024
-"""Characters of a value that goes with others, who wait for it; what is longer goes alone."""
+"""Largest value, in characters, that is written in a batch. Longer ones would delay the others."""
 
 _FIELDS = {field.attname: field for field in Task._meta.concrete_fields}
 _PLAIN = frozenset(
@@ -50,7 +51,7 @@ _NOT_YET: dict[str, Any] = {
     "upstream_id": "",
     "upstream_cancel": "",
 }
-"""What a task that begins here has not yet: constants of the statement that makes it, and not sent each time."""
+"""Columns of a new task that are constants in the INSERT."""
 _IN_TIME = "SELECT 1 / (clock_timestamp() < to_timestamp(%s))::int"
 """The last of several statements, which are done only when it has come: a DataError where that was too late."""
 
@@ -58,8 +59,8 @@ _IN_TIME = "SELECT 1 / (clock_timestamp() < to_timestamp(%s))::int"
 def insert(task: Task) -> None:
     """Raises django.db.Error: IntegrityError where there is a task of this id.
 
-    Where answers are waited for only so long the row is made within that time, or never. (Every other statement says
-    what it expects to find, and may be done late.)
+    In processes that limit the wait for an answer, the row is inserted within that time or never. (Every other
+    statement names the state that it expects, and may be executed late.)
     """
     begins = all(getattr(task, name) == blank for name, blank in _NOT_YET.items())
     values = _prepared({name: getattr(task, name) for name in _FIELDS if not (begins and name in _NOT_YET)})
@@ -110,7 +111,7 @@ def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes
 def start(
     task_id: str, *, run_id: str, moment: datetime, lost: Sequence[str], handed_back: Sequence[str], attempts: int
 ) -> Task | None:
-    """Gives a task that is pending, or whose run is known to be over, to a new run; None where it is not to be had.
+    """Starts a new run of a task that is pending or whose run has ended; None if another run has the task.
 
     After a run that was lost (one of `lost`, or the one that the pending row names) it is the next attempt, of which
     there are at most `attempts`. Raises django.db.Error.
@@ -150,7 +151,7 @@ class _Update:
             return Answer(cursor.rowcount, rows)
 
     def _several(self, rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
-        """A row that somebody else holds is waited for alone, by who is to change it."""
+        """A row that another transaction locks is left out, and its writer waits for it alone."""
         return _several(self._among_others, rows)
 
 

@@ -25,11 +25,11 @@ CHECK_SECONDS = 5.0
 TRIES = 3
 FIRST_WAIT_SECONDS = 0.2
 LARGEST_ANSWER = 4
-"""Times MAX_RESPONSE_BODY: the record holds what a platform answered, written with more escapes."""
+"""Times MAX_RESPONSE_BODY: the record holds a platform's answer with more JSON escapes."""
 NO_ANSWER = (*INVALID_REQUEST, OSError)
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
 UNKNOWN = (400, 404)
-"""What is answered for a task that is not there: 404, or 400 by the Go original's service."""
+"""The statuses for an unknown task: 404, or 400 from the Go original's service."""
 
 
 class HttpRecorder:
@@ -76,7 +76,7 @@ class HttpRecorder:
             return False
 
     def check(self) -> Health:
-        """Asks for a task that there is not: whoever lets us in says so."""
+        """Asks for a task that does not exist: the answer shows whether the service accepts the key."""
         try:
             status, _ = self._ask("GET", "/task/doctor", timeout_seconds=CHECK_SECONDS)
         except NO_ANSWER as error:
@@ -122,7 +122,7 @@ class HttpRecorder:
             raise RecordUnavailable("the record service did not answer") from error
 
     def _expect(self, task_id: str, status: str) -> None:
-        """After a conflict: fine if the record already says what was to be written."""
+        """After a conflict: raises RecordRefused unless the record already has the status."""
         try:
             code, answer = self._ask("GET", f"/task/{task_id}")
         except NO_ANSWER as error:

@@ -1,5 +1,6 @@
-"""PostgreSQL connections of the processes that serve callers and tasks: they wait for an answer only so long, know the
-server's clock, and are looked at before they are lent again without asking the server.
+"""PostgreSQL connections of web and workers. They limit the wait for an answer, know the clock of the server, and are
+checked
+without a round trip before the pool lends them again.
 
 A server that hangs takes no part in its own `statement_timeout`, and its kernel goes on acknowledging packets. So the
 time is kept here. Commands such as `migrate` wait for as long as it takes.
@@ -36,8 +37,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         """The names of the statements that its session has (prepared.py)."""
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's, but the pool's question whether the connection lives (an empty query) is rarely sent, and has
-        no answer beside that it does.
+        """As psycopg's, except that the pool's check of a connection (an empty query) is rarely sent to the server.
 
         A server that ends says so, and closes: that can be read here, twice because its farewell comes first. Raises
         OperationalError.
@@ -52,7 +52,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         return None
 
     def _ask(self) -> None:
-        """The empty query alone, without what a cursor does for a statement. Raises OperationalError."""
+        """Sends the empty query without a cursor. Raises OperationalError."""
         with self.lock:
             self.pgconn.send_query(b"")
             (result,) = self.wait(generators.execute(self.pgconn))
@@ -62,8 +62,8 @@ class BoundedConnection(psycopg.Connection[Any]):
     def given_up_at(self) -> float:
         """When the answer to a statement sent now is waited for no longer: Unix time by the server's clock.
 
-        A server that hangs does what it was sent once it moves again, long after the caller was told that it failed.
-        What must not be done then says so itself, and compares. Raises OperationalError.
+        A server that hangs executes a statement when it wakes up, long after the caller got an error. A statement that
+        must not run then compares this clock. Raises OperationalError.
         """
         if time.monotonic() - self._clock_read_at > CLOCK_SECONDS:
             row = psycopg.Cursor(self).execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
@@ -73,7 +73,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         return self._clock_ahead + time.monotonic() + float(settings.DATABASE_TIMEOUT)
 
     def forget_clock(self) -> None:
-        """The server's clock was set: it is to be read anew."""
+        """Invalidates the cached clock offset, because the server's clock was set."""
         self._clock_read_at = float("-inf")
 
     def wait(self, gen: PQGen[T], interval: float = LOOK_EVERY_SECONDS, timeout: float | None = None) -> T:

@@ -1,10 +1,10 @@
-"""Django's SQLite backend, whose connections are lent, and whose writers wait for their turn here, not inside SQLite.
+"""Django's SQLite backend with pooled connections. Its writers wait for their turn here, not inside SQLite.
 
 SQLite's own wait blocks its thread, and under gevent that is every request of the process: a probe would not be
 answered while another process writes for long. Here a writer that finds the file locked sleeps and asks again.
 
-A connection takes a millisecond to make and 200 KB to keep. So what is closed is kept for whoever asks next, and a
-thousand predictions that wait hold none.
+A connection takes a millisecond to open and 200 KB of memory. So closed connections are kept for the next use, and a
+thousand waiting predictions hold none.
 """
 
 import os
@@ -23,7 +23,7 @@ from django.db.backends.sqlite3 import base
 T = TypeVar("T")
 
 KEPT = 8
-"""Connections to a file that wait for whoever asks next, and how many are lent to writers at once."""
+"""How many idle connections to a file are kept, and how many writers have one at the same time."""
 
 LONGEST_PAUSE_SECONDS = 0.01
 _places = threading.BoundedSemaphore(KEPT)
@@ -46,7 +46,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """Waits up to the option `timeout`, in seconds, for other writers."""
 
     lends = True
-    """Whether closing gives the connection back, to be had again at little cost."""
+    """Closing returns the connection to the pool."""
     init_commands: list[str]
     _params: dict[str, Any] | None = None
 
@@ -75,7 +75,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return made
 
     def give_back(self, connection: KeptConnection, *, is_sound: bool) -> None:
-        """For whoever asks next; closed where it is not sound, or enough of them wait."""
+        """Keeps the connection for the next use, or closes it if it is broken or enough are idle."""
         if is_sound and connection.file and not connection.in_transaction and len(self._waiting) < KEPT:
             self._waiting.append(connection)
         else:
@@ -90,7 +90,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return self._cursor_on(self.connection, self._wait_seconds)
 
     def lent_cursor(self, *, to_read: bool = False) -> "LentCursor":
-        """A cursor on a connection of its own, as a context. Who is only `to_read` waits for no writer."""
+        """A cursor on a connection of its own, as a context. Reads (`to_read`) skip the writer lock."""
         return LentCursor(self, nullcontext() if to_read else _Place(self))
 
     def _cursor_on(self, connection: KeptConnection, wait_seconds: float) -> "PatientCursor":
@@ -113,7 +113,7 @@ class _Place:
 
 
 class LentCursor:
-    """Raises django.db.Error; what it does is committed."""
+    """Raises django.db.Error. Each statement is committed."""
 
     def __init__(self, database: DatabaseWrapper, place: AbstractContextManager[None]) -> None:
         self._database = database
@@ -194,7 +194,7 @@ def _ask_again(step: Callable[[], T], deadline: float) -> T:
 
 
 def _is_locked(error: sqlite3.OperationalError) -> bool:
-    """Busy, but not because what was read has changed since: that a repeated statement would find again."""
+    """Whether SQLite is busy, other than through a stale snapshot, which a repeat would find again."""
     return (
         error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY and error.sqlite_errorcode != sqlite3.SQLITE_BUSY_SNAPSHOT
     )
