@@ -1,6 +1,5 @@
 """PostgreSQL connections of web and workers. They limit the wait for an answer, know the clock of the server, and are
-checked
-without a round trip before the pool lends them again.
+checked without a round trip before the pool lends them again.
 
 A server that hangs takes no part in its own `statement_timeout`, and its kernel goes on acknowledging packets. So the
 time is kept here. Commands such as `migrate` wait for as long as it takes.
