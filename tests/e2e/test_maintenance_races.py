@@ -22,7 +22,7 @@ PROCESSES = 3
 SCRIPT = """
 import sys, django
 django.setup()
-from predictions import maintenance
+from predictions.operations import maintenance
 print("ready", flush=True)
 sys.stdin.readline()
 print(maintenance.{function}(), flush=True)
