@@ -82,7 +82,7 @@ def running(checkout: Path, seconds: float = 60, **options: Any) -> Iterator[Run
     """Waits until the agent is up; ends all that runs in the checkout. `options` are those of `Run`."""
     run = Run(checkout, **options)
     try:
-        run.wait_for("Ctrl-C ends everything", seconds)
+        run.wait_for("Press Ctrl-C to stop everything.", seconds)
         yield run
     finally:
         for pid in run.processes():

@@ -38,7 +38,7 @@ def test_one_command_starts_the_agent_on_a_bare_debian_13(root: Path) -> None:
     copy_work_tree(checkout)
     in_root = ["unshare", "--mount", "sh", "-c", IN_ROOT, str(root)]
     with running(checkout, seconds=600, before=in_root) as run:
-        assert "Making .venv with Python 3.13" in run.output()
+        assert "Creating .venv with Python 3.13" in run.output()
         assert "Started a Redis for this checkout" in run.output()
         (answer,) = in_a_shell(run.printed("/v1/predict"))
         assert json.loads(answer)["status"] == "succeeded"
