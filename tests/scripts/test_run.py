@@ -137,7 +137,7 @@ def test_a_checkout_runs_once_and_again_after_a_kill(checkout: Path) -> None:
     with running(checkout, seconds=600) as first:
         second = Run(checkout)
         assert second.process.wait(30) == 1
-        assert f"The agent already runs here as process {first.process.pid}" in second.output()
+        assert f"The agent runs here already, as process {first.process.pid}" in second.output()
         first.process.kill()
         with running(checkout) as third:
             assert third.end() == 0

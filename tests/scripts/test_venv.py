@@ -76,7 +76,7 @@ def test_a_venv_of_its_own_that_was_moved_is_made_again(bare: Path, made_elsewhe
     (bare / ".venv" / MARKER).touch()
     (bare / ".venv/old").touch()
     done = prepare(bare)
-    assert (done.returncode, "Making .venv" in done.stderr) == (0, True)
+    assert (done.returncode, "Creating .venv" in done.stderr) == (0, True)
     assert str(bare / ".venv/bin/python") in (bare / ".venv/bin/pip").read_text()
     assert (bare / ".venv" / MARKER).is_file()
     assert not (bare / ".venv/old").exists()
@@ -89,7 +89,7 @@ def test_a_venv_of_its_own_that_is_half_made_is_made_again(bare: Path) -> None:
     (bare / ".venv" / MARKER).touch()
     assert prepare(bare).returncode == 0
     assert works(bare / ".venv")
-    assert "Making" not in prepare(bare).stderr
+    assert "Creating" not in prepare(bare).stderr
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_an_activated_venv_of_its_own_can_be_made_again(bare: Path, made_elsewhe
     shutil.copytree(made_elsewhere, bare / ".venv", symlinks=True)
     (bare / ".venv" / MARKER).touch()
     done = prepare(bare, PATH=f"{bare / '.venv/bin'}{os.pathsep}{os.environ['PATH']}")
-    assert (done.returncode, "Making .venv" in done.stderr) == (0, True)
+    assert (done.returncode, "Creating .venv" in done.stderr) == (0, True)
     assert works(bare / ".venv")
 
 
@@ -110,7 +110,7 @@ def test_a_working_foreign_venv_is_used_unchanged(bare: Path, made_elsewhere: Pa
     (theirs / "precious").touch()
     before = tree(theirs)
     done = prepare(bare)
-    assert (done.returncode, "Making" in done.stderr) == (0, False), done.stderr
+    assert (done.returncode, "Creating" in done.stderr) == (0, False), done.stderr
     assert {name: seen for name, seen in tree(theirs).items() if name in before and seen != before[name]} == {}
     assert before.keys() <= tree(theirs).keys()
     assert not (theirs / MARKER).exists()
