@@ -144,10 +144,8 @@ class StrictText(OpenApiSerializerFieldExtension):
     def map_serializer_field(self, auto_schema: openapi.AutoSchema, direction: Direction) -> dict[str, Any]:
         if any(isinstance(validator, RegexValidator) for validator in self.target.validators):
             return {"type": "string"}
-        return {
-            "type": "string",
-            "pattern": r"^[^\x00]+$" if self.target.allow_blank else r"^[^\x00]*[^\s\x00][^\x00]*$",
-        }
+        pattern = r"^[^\x00]+$" if self.target.allow_blank else r"^[^\x00]*[^\s\x00][^\x00]*$"
+        return {"type": "string", "pattern": pattern}
 
 
 def add_overview(result: dict[str, Any], **context: Any) -> dict[str, Any]:
