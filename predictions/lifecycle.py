@@ -106,10 +106,7 @@ def put_back(task_id: str, run_id: str, *, lost: bool) -> None:
     changes = {"status": Status.PENDING, "updated_at": now()}
     with database_errors():
         statements.move(
-            task_id,
-            comes_from=(Status.RUNNING,),
-            run_id=run_id,
-            changes=changes if lost else {**changes, "run_id": ""},
+            task_id, comes_from=(Status.RUNNING,), run_id=run_id, changes=changes if lost else {**changes, "run_id": ""}
         )
 
 
@@ -203,12 +200,7 @@ def _end(
     # A run that was taken for lost, and comes back before the next one has begun, still has the task.
     comes_from = (only_from,) if only_from else UNFINISHED if by_run else COMES_FROM[status]
     with database_errors():
-        moved = statements.move(
-            task.pk,
-            comes_from=comes_from,
-            run_id=task.run_id if by_run else None,
-            changes=changes,
-        )
+        moved = statements.move(task.pk, comes_from=comes_from, run_id=task.run_id if by_run else None, changes=changes)
     if not moved:
         raise InvalidTransition(task.pk, status)
     for name, value in changes.items():
@@ -223,11 +215,7 @@ def report_ended(task: Task) -> None:
     """Tells the record service how an ended task ended, again if need be. Raises RecordUnavailable."""
     assert task.status in ENDED
     change = Change(
-        task.pk,
-        task.status,
-        outputs=task.outputs,
-        error_info=task.error_info,
-        running_time=task.running_time,
+        task.pk, task.status, outputs=task.outputs, error_info=task.error_info, running_time=task.running_time
     )
     recorder = _recorder_to_tell()
     try:

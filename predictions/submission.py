@@ -76,15 +76,9 @@ def new_task(request: PredictionRequest, status: Task.Status) -> Task:
 
 
 def predict(
-    request: PredictionRequest,
-    *,
-    caller_is_gone: Callable[[], bool] | None = None,
-    on_task: OnTask = _ignore,
+    request: PredictionRequest, *, caller_is_gone: Callable[[], bool] | None = None, on_task: OnTask = _ignore
 ) -> Task:
-    """Runs a prediction while the caller waits; `on_task` gets the task before it begins.
-
-    Raises as runner.predict.
-    """
+    """Runs a prediction while the caller waits; `on_task` gets the task before it begins. Raises as runner.predict."""
     task = new_task(request, Task.Status.RUNNING)
     on_task(task)
     return runner.predict(task, caller_is_gone=caller_is_gone)
@@ -117,7 +111,10 @@ def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
     try:
         task.queue_num = queue.reserve(task.pk)
     except QueueUnavailable:
-        _record_refusal(task)
+        # Operators see the refused task. It may be canceled as soon as it is on record.
+        with suppress(RecordError, InvalidTransition):
+            lifecycle.create(task)
+            lifecycle.fail(task, "the queue did not answer")
         raise
     try:
         task.queue_id = task.pk
@@ -140,13 +137,6 @@ def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
         raise
     logger.info("task submitted", extra={"task_id": task.pk, "queue_size": task.queue_num})
     return task
-
-
-def _record_refusal(task: Task) -> None:
-    """Records a submission that Redis could not take as a failed task, so that operators see it."""
-    with suppress(RecordError, InvalidTransition):  # it may be canceled as soon as it is on record
-        lifecycle.create(task)
-        lifecycle.fail(task, "the queue did not answer")
 
 
 def get(task_id: str) -> Task:
@@ -222,20 +212,3 @@ def cancel_pending() -> tuple[int, int]:
         queue.remove(task.pk for task in canceled)
         cancel_upstream(*canceled)  # of earlier attempts, which no worker waits for now
     return len(waiting), len(canceled)
-
-
-__all__ = [
-    "AlreadyFinished",
-    "NotOurs",
-    "PredictionRequest",
-    "QueueFull",
-    "QueueUnavailable",
-    "TaskNotFound",
-    "cancel",
-    "cancel_pending",
-    "describe",
-    "get",
-    "predict",
-    "stream",
-    "submit",
-]

@@ -112,10 +112,7 @@ def counted(task: Task, call: Call) -> Iterator[None]:
 
 def prediction_of(task: Task) -> Prediction:
     return Prediction(
-        task.model_name,
-        task.inputs or {},
-        model_version=task.model_version,
-        upload_webhook=upload_address(task.pk),
+        task.model_name, task.inputs or {}, model_version=task.model_version, upload_webhook=upload_address(task.pk)
     )
 
 

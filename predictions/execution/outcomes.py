@@ -73,20 +73,15 @@ def write_or_keep(task: Task, outcome: Outcome) -> None:
             _write_unless_late(task, outcome)
         except RecordUnavailable:
             logger.error("the prediction %s, but its record could not be written yet", _word(outcome))
-            if _keep(task, outcome):
-                raise
+            with suppress(QueueUnavailable):
+                is_kept = queue.keep_outcome(task.pk, task.run_id, outcome.text)
+                if is_kept:  # not if Redis has forgotten the run and is still to be reminded
+                    raise
             release_connection()
             time.sleep(pause)
             pause = min(5.0, pause * 2)
             continue
         return
-
-
-def _keep(task: Task, outcome: Outcome) -> bool:
-    """With the job; False where Redis does not answer, or has forgotten the run and is still to be reminded."""
-    with suppress(QueueUnavailable):
-        return queue.keep_outcome(task.pk, task.run_id, outcome.text)
-    return False
 
 
 def write_kept(task_id: str, outcome: Outcome) -> bool:

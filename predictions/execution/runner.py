@@ -89,7 +89,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
     lifecycle.create(task)
     call = new_call(task, settings.TASK_TIMEOUT)
     ids = {"task_id": task.pk, "request_id": task.request_id}
-    text = _Text()
+    text = ""
     started = time.monotonic()
     is_read = True
     try:
@@ -100,7 +100,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
         ):
             release_connection()
             for chunk in platform_of(task).stream(prediction_of(task), call):
-                text.add(chunk.data)
+                text += chunk.data[: STREAM_TEXT_LIMIT - len(text)]
                 if is_read:
                     try:
                         yield chunk
@@ -108,7 +108,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
                         if caller_is_gone is not None:
                             raise
                         is_read = False
-        outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text.value()))
+        outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text))
     except (CallStopped, GeneratorExit, InvalidTransition) as stopped:
         logger.info("the stream was ended from here: the task is canceled", extra=ids)
         with suppress(InvalidTransition):
@@ -142,22 +142,6 @@ def _defects_on_record(task: Task) -> Iterator[None]:
         raise
 
 
-class _Text:
-    """The streamed text, up to STREAM_TEXT_LIMIT characters."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._left = STREAM_TEXT_LIMIT
-
-    def add(self, piece: str) -> None:
-        if self._left > 0:
-            self._pieces.append(piece[: self._left])
-            self._left -= len(piece)
-
-    def value(self) -> str:
-        return "".join(self._pieces)
-
-
 def describe(platform_name: str, model_name: str) -> Any:
     """The model's own description of its inputs, from the platform. Raises PlatformError."""
     platform = get_platform(platform_name, settings.PLATFORMS)
@@ -189,7 +173,10 @@ def run(task_id: str, context: RunContext) -> None:
         return
     except InvalidTransition:
         logger.info("task is not to be run: it has ended, or another run has it")
-        _cancel_upstream_of_canceled(task_id)
+        with database_errors():
+            canceled = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
+        if canceled is not None:
+            cancel_upstream(canceled)
         return
     except RecordRefused as error:
         logger.error("the record service refused to let the task start: %s", error)
@@ -240,11 +227,4 @@ def give_up(task_id: str, why: str) -> None:
         except InvalidTransition:
             logger.info("task ended by itself")
             return
-        cancel_upstream(task)
-
-
-def _cancel_upstream_of_canceled(task_id: str) -> None:
-    with database_errors():
-        task = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
-    if task is not None:
         cancel_upstream(task)

@@ -1,5 +1,6 @@
 """Wrong settings of Redis; predictions.checks refuses them at start."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,10 @@ from predictions.redis.addresses import parse_address
 
 
 def check_redis() -> list[CheckMessage]:
-    return [
-        Error(message, hint=hint, id=f"agent.{number}")
-        for number, message, hint in (*_addresses(), *_topology(), *_tls())
-    ]
+    return [Error(message, hint=hint, id=f"agent.{number}") for number, message, hint in _problems()]
 
 
-def _addresses() -> Iterator[tuple[str, str, str]]:
+def _problems() -> Iterator[tuple[str, str, str]]:
     for variable, addresses in (
         ("REDIS_ADDRESS", settings.REDIS_ADDRESS.split(",") if settings.REDIS_ADDRESS else []),
         ("REDIS_SENTINELS", settings.REDIS_SENTINELS),
@@ -27,9 +25,6 @@ def _addresses() -> Iterator[tuple[str, str, str]]:
                 parse_address(address)
             except ValueError as error:
                 yield "E007", f"{variable}: {error}", "Write host:port, and a comma between several."
-
-
-def _topology() -> Iterator[tuple[str, str, str]]:
     if settings.REDIS_CLUSTER_MODE and settings.REDIS_SENTINELS:
         yield (
             "E040",
@@ -56,7 +51,7 @@ def _topology() -> Iterator[tuple[str, str, str]]:
             "REDIS_SENTINELS and REDIS_SENTINEL_MASTER are set one without the other",
             "Sentinels know each master by a name: set both, or neither.",
         )
-    if settings.REDIS_CLUSTER_MODE and not _has_hash_tag(RQ_KEY_PREFIX):
+    if settings.REDIS_CLUSTER_MODE and not re.match(r"[^{]*\{[^}]+\}", RQ_KEY_PREFIX):
         yield (
             "E045",
             f"RQ_KEY_PREFIX={RQ_KEY_PREFIX!r} spreads the queue's keys over a cluster",
@@ -68,14 +63,6 @@ def _topology() -> Iterator[tuple[str, str, str]]:
             "USE_LOCAL_REDIS is on with a cluster or sentinels",
             "It is for a Redis that dies with the pod: set USE_LOCAL_REDIS=false.",
         )
-
-
-def _has_hash_tag(prefix: str) -> bool:
-    _, brace, rest = prefix.partition("{")
-    return bool(brace) and rest.find("}") > 0
-
-
-def _tls() -> Iterator[tuple[str, str, str]]:
     files = {
         name: getattr(settings, name) for name in ("REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE")
     }

@@ -81,7 +81,7 @@ def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
     worker.register_birth()
     get_redis().flushall()
     submit(client)
-    worker._claim_from("default", 1)
+    worker._claim(1)
     worker._supervisor.beat()
     assert get_redis().smembers(f"{RQ_KEY_PREFIX}:workers") == {worker.key.encode()}
 
