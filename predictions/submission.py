@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from platforms import Chunk
+from platforms import Call, Chunk, get_platform
 from predictions import lifecycle, statements
 from predictions.database.errors import database_errors, release_connection
 from predictions.execution import runner
@@ -97,7 +97,9 @@ def stream(
 
 def describe(model_name: str) -> Any:
     """The model's description of its inputs, from this agent's platform. Raises PlatformError."""
-    return runner.describe(settings.ML_PLATFORM, model_name)
+    platform = get_platform(settings.ML_PLATFORM, settings.PLATFORMS)
+    call = Call(timeout_seconds=platform.timeout_seconds, request_id=request_id(), traceparent=tracing.current())
+    return platform.docs(model_name, call)
 
 
 def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
@@ -160,7 +162,10 @@ def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
     on_task(task)
     if not task.is_ended and task.agent != settings.TASK_TYPE_NAME:
         raise NotOurs
-    was_running = _cancel_row(task)
+    was = _cancel_row(task, Task.Status.PENDING, Task.Status.RUNNING)
+    if was is None:
+        raise AlreadyFinished(get(task_id).status)
+    was_running = was == Task.Status.RUNNING
     release_connection()  # Redis may take a while to answer
     try:
         if queue.remove([task.pk]):  # it waited, also where its row could not say so
@@ -175,9 +180,9 @@ def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
     return was_running
 
 
-def _cancel_row(task: Task) -> bool:
-    """Moves the row to `canceled`; whether it was `running`. Raises AlreadyFinished, and TaskNotFound once purged."""
-    for status in (Task.Status.PENDING, Task.Status.RUNNING):
+def _cancel_row(task: Task, *comes_from: Task.Status) -> Task.Status | None:
+    """Moves the row to `canceled`. Returns its former status, or None if it had none of `comes_from`."""
+    for status in comes_from:
         try:
             lifecycle.cancel(task, only_from=status)
         except InvalidTransition:
@@ -186,8 +191,8 @@ def _cancel_row(task: Task) -> bool:
             if task.status != Task.Status.CANCELED:
                 raise
             logger.warning("canceled; the init check will tell the record service", extra={"task_id": task.pk})
-        return status == Task.Status.RUNNING
-    raise AlreadyFinished(get(task.pk).status)
+        return status
+    return None
 
 
 def cancel_pending() -> tuple[int, int]:
@@ -196,17 +201,9 @@ def cancel_pending() -> tuple[int, int]:
     One that a worker takes at the same moment runs on. Raises QueueUnavailable and RecordUnavailable.
     """
     waiting = queue.waiting_ids()
-    canceled = []
     with database_errors():
         tasks = list(Task.objects.filter(pk__in=waiting, status=Task.Status.PENDING).defer("inputs", "outputs"))
-    for task in tasks:
-        with suppress(InvalidTransition):
-            try:
-                lifecycle.cancel(task, only_from=Task.Status.PENDING)
-            except RecordUnavailable:
-                if task.status != Task.Status.CANCELED:
-                    raise
-            canceled.append(task)
+    canceled = [task for task in tasks if _cancel_row(task, Task.Status.PENDING)]
     release_connection()
     if canceled:
         queue.remove(task.pk for task in canceled)

@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from django.conf import settings
 
-from platforms import Call, CallStopped, Chunk, PlatformError, StopReason, get_platform
+from platforms import Call, CallStopped, Chunk, PlatformError, StopReason
 from predictions import lifecycle
 from predictions.database.errors import database_errors, release_connection
 from predictions.execution import outcomes
@@ -19,8 +18,8 @@ from predictions.execution.outcomes import Outcome
 from predictions.lifecycle import AttemptsExhausted, InvalidTransition
 from predictions.models import Task
 from predictions.recorder import RecordRefused, RecordUnavailable
-from predictions.telemetry import counters, tracing
-from predictions.telemetry.log_context import request_id, working_on
+from predictions.telemetry import counters
+from predictions.telemetry.log_context import working_on
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> 
     with working_on(task_id=task.pk):
         try:
             with _defects_on_record(task):
-                outcome, error = ask(task, call, is_wanted=_wanted_until(caller_is_gone))
+                outcome, error = ask(task, call, caller_is_gone=caller_is_gone)
         except CallStopped as stopped:
             with suppress(InvalidTransition):
                 lifecycle.cancel(task)
@@ -95,7 +94,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
     try:
         with (
             _defects_on_record(task),
-            in_flight(task.pk, call, is_wanted=_wanted_until(caller_is_gone)),
+            in_flight(task.pk, call, caller_is_gone=caller_is_gone),
             counted(task, call),
         ):
             release_connection()
@@ -125,10 +124,6 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
             raise
 
 
-def _wanted_until(caller_is_gone: Callable[[], bool] | None) -> Callable[[], bool] | None:
-    return None if caller_is_gone is None else lambda: not caller_is_gone()
-
-
 @contextmanager
 def _defects_on_record(task: Task) -> Iterator[None]:
     """Fails the task on an unforeseen error: no sweep recovers a task whose caller waits."""
@@ -140,15 +135,6 @@ def _defects_on_record(task: Task) -> Iterator[None]:
         with suppress(InvalidTransition, RecordUnavailable):
             outcomes.write_or_leave(task, Outcome(task.run_id, 0.0, error_info="internal error"))
         raise
-
-
-def describe(platform_name: str, model_name: str) -> Any:
-    """The model's own description of its inputs, from the platform. Raises PlatformError."""
-    platform = get_platform(platform_name, settings.PLATFORMS)
-    return platform.docs(
-        model_name,
-        Call(timeout_seconds=platform.timeout_seconds, request_id=request_id(), traceparent=tracing.current()),
-    )
 
 
 def run(task_id: str, context: RunContext) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections import deque
 
 from predictions.redis.errors import is_lost
@@ -41,7 +40,7 @@ class ActiveRuns:
 
     def end(self, run: Run, becomes: str, exception: str = "") -> None:
         """Notes how a run ended; `report` tells Redis."""
-        self._ended.append(ending(run, becomes, exception))
+        self._ended.append(Ending(run, becomes, exception))
 
     def report(self) -> None:
         """Tells Redis of all endings noted so far. One thread reports for all; the others do not wait for it."""
@@ -72,7 +71,3 @@ class ActiveRuns:
                 pause = min(3.0, pause * 2)
         for one in endings:
             self._runs.pop(one.run.execution_id, None)
-
-
-def ending(run: Run, becomes: str, exception: str = "") -> Ending:
-    return Ending(run, becomes, exception, time.monotonic() - run.started)

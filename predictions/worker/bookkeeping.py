@@ -67,9 +67,9 @@ class Bookkeeping:
         for queue_name in {ending.run.queue_name for ending in endings}:
             here = [ending for ending in endings if ending.run.queue_name == queue_name]
             args: list[Any] = []
-            for run, becomes, exception, seconds in here:
+            for run, becomes, exception in here:
                 ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
-                args += [run.job_id, run.execution_id, becomes, ttl, seconds, zlib.compress(exception.encode())]
+                args += [run.job_id, run.execution_id, becomes, ttl, run.seconds, zlib.compress(exception.encode())]
             answers = run_script(worker_scripts.END, queue_name, self._worker_name, _moment(), *args)
             left += [ending for ending, is_ended in zip(here, answers, strict=True) if not is_ended]
         return left

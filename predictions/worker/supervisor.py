@@ -14,9 +14,9 @@ from rq.utils import import_attribute
 from rq.worker import BaseWorker
 
 from predictions.queue.scheduler import enqueue_once
-from predictions.worker.active_runs import ActiveRuns, ending
+from predictions.worker.active_runs import ActiveRuns
 from predictions.worker.bookkeeping import Bookkeeping
-from predictions.worker.runs import GIVE_UP, INIT_CHECK, PUT_BACK, RetryLater, Run
+from predictions.worker.runs import GIVE_UP, INIT_CHECK, PUT_BACK, Ending, RetryLater, Run
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def seconds_since_last_turn() -> float:
     return time.monotonic() - _last_turn
 
 
-class Supervisor:
+class Supervisor(threading.Thread):
     def __init__(
         self,
         worker: BaseWorker,
@@ -44,6 +44,7 @@ class Supervisor:
         free_slot: Callable[[], None],
     ) -> None:
         """`over` ends the thread. `free_slot` frees the slot of a job that does not end."""
+        super().__init__(name="supervisor", daemon=True)
         self._worker = worker
         self._books = books
         self._active = active
@@ -51,15 +52,8 @@ class Supervisor:
         self._free_slot = free_slot
         self._beat_at = 0.0
         self._init_check_at = float("inf")
-        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join(timeout=5)
-
-    def _run(self) -> None:
+    def run(self) -> None:
         global _last_turn
         while not self._over.wait(TICK_SECONDS):
             _last_turn = time.monotonic()
@@ -124,7 +118,7 @@ class Supervisor:
             becomes, exception = "failed", traceback.format_exc()
         finally:
             connection.close()
-        self._active.store([ending(run, becomes, exception)])
+        self._active.store([Ending(run, becomes, exception)])
         self._free_slot()
 
 

@@ -99,7 +99,7 @@ class ThreadWorker(BaseWorker):
                 self.before_finishing()
         finally:
             self._over.set()
-            self._supervisor.join()
+            self._supervisor.join(timeout=5)
             try:
                 self.register_death()
                 self.unsubscribe()
@@ -248,7 +248,7 @@ class ThreadWorker(BaseWorker):
 
     def _finish_runs(self) -> None:
         """Waits for the running jobs, and requeues those that take too long at the front."""
-        self._wait_while(self._active.working, self.shutdown_seconds, unless=self._hurry)
+        self._wait_while(lambda: self._active.working() and not self._hurry.is_set(), self.shutdown_seconds)
         left = self._active.working()
         for run in reversed(left):
             run.stop("shutdown")
@@ -269,9 +269,7 @@ class ThreadWorker(BaseWorker):
                 len(self._active),
             )
 
-    def _wait_while(
-        self, condition: Callable[[], object], seconds: float, *, unless: threading.Event | None = None
-    ) -> None:
+    def _wait_while(self, condition: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while condition() and time.monotonic() < deadline and not (unless is not None and unless.is_set()):
+        while condition() and time.monotonic() < deadline:
             time.sleep(0.02)
