@@ -7,10 +7,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from platforms import CallStopped, StopReason
+from platforms import CallStopped
 from predictions.execution import runner
 from predictions.operations import maintenance, rollups
-from predictions.queue import queue
 from predictions.recorder import RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
 from predictions.telemetry.log_context import working_on
@@ -22,20 +21,9 @@ logger = logging.getLogger(__name__)
 
 def run_prediction(task_id: str) -> None:
     """Runs the task's prediction, or writes the outcome that an earlier run of this job kept."""
-    run = current_run()
-    context = runner.RunContext(
-        run_id=run.execution_id,
-        lost=run.lost,
-        handed_back=run.handed_back,
-        attempts=queue.MAX_ATTEMPTS,
-        timeout_seconds=run.remaining(),
-        kept=run.outcome,
-        on_call=lambda call: run.stops(lambda reason: call.stop(StopReason(reason))),
-        on_outcome=run.settle,
-    )
     with working_on(task_id=task_id):
         try:
-            runner.run(task_id, context)
+            runner.run(task_id, current_run())
         except RecordUnavailable as error:
             raise RetryLater from error
         except CallStopped as stopped:

@@ -43,8 +43,6 @@ class InvalidTransition(Exception):
 
     def __init__(self, task_id: str, status: str) -> None:
         super().__init__(f"task {task_id} cannot become {status}")
-        self.task_id = task_id
-        self.status = status
 
 
 class AttemptsExhausted(InvalidTransition):

@@ -30,10 +30,6 @@ OnTask = Callable[[Task], None]
 """Gets the task that a call is about, also where the call then fails."""
 
 
-def _ignore(task: Task) -> None:
-    pass
-
-
 class TaskNotFound(Exception):
     """No task has this id."""
 
@@ -76,7 +72,7 @@ def new_task(request: PredictionRequest, status: Task.Status) -> Task:
 
 
 def predict(
-    request: PredictionRequest, *, caller_is_gone: Callable[[], bool] | None = None, on_task: OnTask = _ignore
+    request: PredictionRequest, *, caller_is_gone: Callable[[], bool] | None = None, on_task: OnTask = lambda task: None
 ) -> Task:
     """Runs a prediction while the caller waits; `on_task` gets the task before it begins. Raises as runner.predict."""
     task = new_task(request, Task.Status.RUNNING)
@@ -102,7 +98,7 @@ def describe(model_name: str) -> Any:
     return platform.docs(model_name, call)
 
 
-def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
+def submit(request: PredictionRequest, *, on_task: OnTask = lambda task: None) -> Task:
     """Queues a prediction and answers its task; `on_task` gets the task before it is on record.
 
     The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a
@@ -152,7 +148,7 @@ def get(task_id: str) -> Task:
     return task
 
 
-def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
+def cancel(task_id: str, *, on_task: OnTask = lambda task: None) -> bool:
     """Cancels the task; whether it was running (then its prediction is being ended, wherever it runs).
 
     The row decides; removing the job only frees its place. Raises TaskNotFound, AlreadyFinished, NotOurs and

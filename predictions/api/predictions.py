@@ -104,7 +104,7 @@ class PredictView(TaskAPIView):
         request=PredictionSerializer,
         responses={
             200: TaskSerializer,
-            **errors(*BODY_ERRORS, RecordUnavailable, of_task=[*PLATFORM_ERRORS, TaskCanceled(task_id="")]),
+            **errors(*BODY_ERRORS, RecordUnavailable, of_task=[*PLATFORM_ERRORS, TaskCanceled]),
         },
     )
     def post(self, request: Request) -> HttpResponse:

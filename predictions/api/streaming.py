@@ -60,7 +60,7 @@ class GenerateView(TaskAPIView):
             **errors(
                 *BODY_ERRORS,
                 RecordUnavailable,
-                of_task=[*PLATFORM_ERRORS, Unsupported("the local platform cannot stream"), TaskCanceled(task_id="")],
+                of_task=[*PLATFORM_ERRORS, Unsupported("the local platform cannot stream"), TaskCanceled],
             ),
         },
         examples=[

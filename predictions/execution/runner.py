@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from django.conf import settings
 
-from platforms import Call, CallStopped, Chunk, PlatformError, StopReason
+from platforms import CallStopped, Chunk, PlatformError, StopReason
 from predictions import lifecycle
 from predictions.database.errors import database_errors, release_connection
 from predictions.execution import outcomes
@@ -17,9 +16,11 @@ from predictions.execution.inflight import in_flight
 from predictions.execution.outcomes import Outcome
 from predictions.lifecycle import AttemptsExhausted, InvalidTransition
 from predictions.models import Task
+from predictions.queue.queue import MAX_ATTEMPTS
 from predictions.recorder import RecordRefused, RecordUnavailable
 from predictions.telemetry import counters
 from predictions.telemetry.log_context import working_on
+from predictions.worker.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -29,28 +30,8 @@ STREAM_TEXT_LIMIT = 1_000_000
 class TaskCanceled(Exception):
     """The task was canceled, or ended in another way, while its caller waited for it."""
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self) -> None:
         super().__init__("the task was canceled while it ran")
-        self.task_id = task_id
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """The run of a worker and the runs of the task before it, as the job names them."""
-
-    run_id: str
-    timeout_seconds: float
-    attempts: int = 2
-    lost: Sequence[str] = ()
-    """The job's earlier runs whose worker was lost."""
-    handed_back: Sequence[str] = ()
-    """The job's earlier runs that gave it back."""
-    kept: str | None = None
-    """The outcome of an earlier run, if it could not be written."""
-    on_call: Callable[[Call], None] = lambda call: None
-    """Told the call before it begins, to stop it by."""
-    on_outcome: Callable[[], None] = lambda: None
-    """Told when the prediction has ended and only the record of it is still to be written."""
 
 
 def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> Task:
@@ -68,11 +49,11 @@ def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> 
         except CallStopped as stopped:
             with suppress(InvalidTransition):
                 lifecycle.cancel(task)
-            raise TaskCanceled(task.pk) from stopped
+            raise TaskCanceled from stopped
         try:
             outcomes.write_or_leave(task, outcome)
         except InvalidTransition as ended:
-            raise TaskCanceled(task.pk) from ended
+            raise TaskCanceled from ended
     if error is not None:
         raise error
     return task
@@ -115,7 +96,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
         if isinstance(stopped, GeneratorExit):
             raise
         if is_read:
-            raise TaskCanceled(task.pk) from stopped
+            raise TaskCanceled from stopped
     except PlatformError as error:
         logger.info("the stream failed: %s", error, extra=ids)
         with suppress(InvalidTransition):
@@ -137,25 +118,25 @@ def _defects_on_record(task: Task) -> Iterator[None]:
         raise
 
 
-def run(task_id: str, context: RunContext) -> None:
+def run(task_id: str, run: Run) -> None:
     """Runs a task in a worker, or only writes the outcome of an earlier run.
 
     An ended or canceled task is left alone, and so is one that another run has; one that already had its attempts
     fails. An outcome that cannot be written is kept with the job. Raises RecordUnavailable, and CallStopped when the
     worker shuts down.
     """
-    if context.kept is not None and outcomes.write_kept(task_id, Outcome.read(context.kept)):
+    if run.outcome is not None and outcomes.write_kept(task_id, Outcome.read(run.outcome)):
         return
     try:
         task = lifecycle.start(
             task_id,
-            run_id=context.run_id,
-            lost=context.lost,
-            handed_back=context.handed_back,
-            attempts=context.attempts,
+            run_id=run.execution_id,
+            lost=run.lost,
+            handed_back=run.handed_back,
+            attempts=MAX_ATTEMPTS,
         )
     except AttemptsExhausted:
-        give_up(task_id, f"its worker was lost {context.attempts} times")
+        give_up(task_id, f"its worker was lost {MAX_ATTEMPTS} times")
         return
     except InvalidTransition:
         logger.info("task is not to be run: it has ended, or another run has it")
@@ -169,12 +150,12 @@ def run(task_id: str, context: RunContext) -> None:
         give_up(task_id, "the record service refused the task")
         return
     with working_on(request_id=task.request_id):
-        _run_started(task, context)
+        _run_started(task, run)
 
 
-def _run_started(task: Task, context: RunContext) -> None:
-    call = new_call(task, context.timeout_seconds)
-    context.on_call(call)
+def _run_started(task: Task, run: Run) -> None:
+    call = new_call(task, run.remaining())
+    run.stops(lambda reason: call.stop(StopReason(reason)))
     try:
         with traced_run(task, call):
             outcome, _ = ask(task, call)
@@ -186,7 +167,7 @@ def _run_started(task: Task, context: RunContext) -> None:
         with suppress(InvalidTransition):
             lifecycle.cancel(task, by_run=True)
         return
-    context.on_outcome()
+    run.is_settling = True
     counters.async_prediction(outcome.running_time, failed=outcome.error_info is not None)
     outcomes.write_or_keep(task, outcome)
 

@@ -35,7 +35,6 @@ class QueueFull(Exception):
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the queue is full ({size} tasks are waiting)")
-        self.size = size
 
 
 class QueueClosed(QueueUnavailable):

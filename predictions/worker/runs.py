@@ -109,9 +109,6 @@ class Run:
             if self._on_stop is not None:
                 self._on_stop(reason)
 
-    def settle(self) -> None:
-        self.is_settling = True
-
     def claim_end(self) -> bool:
         with self._end_lock:
             if self.has_ended:
