@@ -34,10 +34,6 @@ class ActiveRuns:
         """The runs that have not ended."""
         return [run for run in self.all() if not run.has_ended]
 
-    def is_any_settling(self) -> bool:
-        """Whether the result of any prediction is still being recorded."""
-        return any(run.is_settling for run in self.working())
-
     def end(self, run: Run, becomes: str, exception: str = "") -> None:
         """Notes how a run ended; `report` tells Redis."""
         self._ended.append(Ending(run, becomes, exception))

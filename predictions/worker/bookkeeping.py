@@ -7,7 +7,7 @@ import uuid
 import zlib
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from rq.utils import utcformat
 
@@ -20,15 +20,6 @@ LEASE_SECONDS = 25
 """Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
 MOST_LOSSES = 6
 """So many leases of one job may lapse; more than attempts, for a claim whose answer was lost was not one."""
-
-
-class Tick(NamedTuple):
-    """The findings of a tick."""
-
-    is_new: bool
-    """Redis knew nothing of the queue: it is new, or was emptied."""
-    lost: list[tuple[str, str]]
-    """The runs (job id, execution id) whose worker was lost and whose jobs wait in the queue again."""
 
 
 class Bookkeeping:
@@ -94,10 +85,14 @@ class Bookkeeping:
         args = (self._worker_name, LEASE_SECONDS, _moment(), run.job_id, run.execution_id, *fields)
         return bool(run_script(worker_scripts.RESTORE, run.queue_name, *args))
 
-    def tick(self, queue_name: str) -> Tick:
-        """Queues due jobs and those of lost workers."""
+    def tick(self, queue_name: str) -> tuple[bool, list[tuple[str, str]]]:
+        """Queues due jobs and those of lost workers.
+
+        Returns whether Redis knew nothing of the queue, because it is new or was emptied, and the runs (job id,
+        execution id) of lost workers whose jobs wait in the queue again.
+        """
         _, is_new, lost = run_script(worker_scripts.TICK, queue_name, LEASE_SECONDS, MOST_LOSSES)
-        return Tick(bool(is_new), [tuple(member.decode().rsplit(":", 1)) for member in lost])
+        return bool(is_new), [tuple(member.decode().rsplit(":", 1)) for member in lost]
 
 
 def _moment() -> str:

@@ -68,12 +68,12 @@ class Supervisor(threading.Thread):
     def tend_queues(self) -> None:
         """Recovers the jobs of lost workers, and sends a heartbeat and queues an init check when they are due."""
         for queue in self._worker.queues:
-            tick = self._books.tick(queue.name)
+            is_new, lost = self._books.tick(queue.name)
             if queue is self._worker.queues[0]:
-                if tick.lost:
-                    logger.warning("%d tasks of lost workers wait again", len(tick.lost))
-                    _in_a_thread(put_back, tick.lost, lost=True)
-                if tick.is_new:  # beats restore the running jobs at once, an init check then the waiting ones
+                if lost:
+                    logger.warning("%d tasks of lost workers wait again", len(lost))
+                    _in_a_thread(put_back, lost, lost=True)
+                if is_new:  # beats restore the running jobs at once, an init check then the waiting ones
                     self._beat_at = 0.0
                     if settings.ENABLE_PERIODIC_CHECK:
                         self._init_check_at = time.monotonic() + 2 * BEAT_SECONDS

@@ -253,7 +253,7 @@ class ThreadWorker(BaseWorker):
         for run in reversed(left):
             run.stop("shutdown")
         self._wait_while(self._active.working, HAND_BACK_SECONDS)
-        self._wait_while(self._active.is_any_settling, SETTLE_SECONDS)
+        self._wait_while(lambda: any(run.is_settling for run in self._active.working()), SETTLE_SECONDS)
         unresponsive = [run for run in reversed(self._active.working()) if run.claim_end()]
         for run in unresponsive:
             self._active.end(run, "queued")
