@@ -101,11 +101,9 @@ def put_back(task_id: str, run_id: str, *, lost: bool) -> None:
 
     `lost`: with its worker, so the next run is the next attempt. Raises RecordUnavailable.
     """
-    changes = {"status": Status.PENDING, "updated_at": now()}
+    changes = {"status": Status.PENDING, "updated_at": now(), **({} if lost else {"run_id": ""})}
     with database_errors():
-        statements.move(
-            task_id, comes_from=(Status.RUNNING,), run_id=run_id, changes=changes if lost else {**changes, "run_id": ""}
-        )
+        statements.move(task_id, comes_from=(Status.RUNNING,), run_id=run_id, changes=changes)
 
 
 def succeed(task: Task, outputs: Any, running_time: float) -> None:

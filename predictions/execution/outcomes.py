@@ -71,17 +71,16 @@ def write_or_keep(task: Task, outcome: Outcome) -> None:
     while True:
         try:
             _write_unless_late(task, outcome)
+            return
         except RecordUnavailable:
             logger.error("the prediction %s, but its record could not be written yet", _word(outcome))
             with suppress(QueueUnavailable):
-                is_kept = queue.keep_outcome(task.pk, task.run_id, outcome.text)
-                if is_kept:  # not if Redis has forgotten the run and is still to be reminded
+                if queue.keep_outcome(task.pk, task.run_id, outcome.text):
                     raise
+                # Redis has forgotten the run. The worker's next beat restores it.
             release_connection()
             time.sleep(pause)
             pause = min(5.0, pause * 2)
-            continue
-        return
 
 
 def write_kept(task_id: str, outcome: Outcome) -> bool:
