@@ -28,7 +28,7 @@ class _Waiter(Generic[T, R]):
         self.error: Exception | None = None
 
 
-class Together(Generic[T, R]):
+class WriteBatcher(Generic[T, R]):
     """Called with an item, answers what `one` answers for it; what came meanwhile is given to `several`.
 
     `several` answers None for an item that is to go alone after all, and what it raises is raised to each. `at_once` of

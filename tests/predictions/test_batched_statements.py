@@ -8,10 +8,11 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError, connection, connections
 from django.utils.timezone import now
 
-from predictions import database, statements
-from predictions.database import bound_answers
+from predictions import statements
+from predictions.database import cursors
+from predictions.database.batcher import WriteBatcher
+from predictions.database.postgresql import bound_waits
 from predictions.database.prepared import PreparedCursor, _named
-from predictions.database.together import Together
 from predictions.models import Task
 from tests.helpers.factories import TaskFactory
 from tests.helpers.waiting import until
@@ -29,10 +30,10 @@ def lends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Connections are lent as in web and worker processes."""
     options = connection.settings_dict["OPTIONS"]
     monkeypatch.setitem(options, "pool", dict(options.get("pool") or {"max_size": 4}))
-    bound_answers()
+    bound_waits()
     connection.close()
     connection.close_pool()
-    assert database.may_go_together()
+    assert cursors.can_batch()
     yield
     connection.close()
     connection.close_pool()
@@ -55,7 +56,7 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return noted
 
 
-def at_the_same_time(together: Together[Any, Any], calls: Sequence[Callable[[], Any]]) -> list[Any]:
+def at_the_same_time(together: WriteBatcher[Any, Any], calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """What each answers or raises, where all of them come while others are under way."""
 
     def outcome(call: Callable[[], Any]) -> Any:
@@ -83,7 +84,7 @@ def begun(**values: Any) -> Task:
 
 
 def begin(tasks: Sequence[Task]) -> list[Any]:
-    return at_the_same_time(statements._begin_together, [lambda task=task: statements.insert(task) for task in tasks])
+    return at_the_same_time(statements._begin_batched, [lambda task=task: statements.insert(task) for task in tasks])
 
 
 def end(tasks: Sequence[Task], **changes: Any) -> list[Any]:
@@ -238,12 +239,12 @@ def test_a_task_that_somebody_else_holds_keeps_no_other_waiting(settings: Any) -
 
 def test_what_is_long_goes_alone(round_trips: list[int]) -> None:
     tasks = [begun(inputs={"text": "x" * statements.SMALL}) for _ in range(2)]
-    statements._begin_together._under_way = statements.AT_ONCE
+    statements._begin_batched._under_way = statements.AT_ONCE
     try:
         for task in tasks:
             statements.insert(task)  # and does not wait for its turn
     finally:
-        statements._begin_together._under_way = 0
+        statements._begin_batched._under_way = 0
     assert all(values_of(recorded(task)) == values_of(task) for task in tasks)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from predictions.database.together import Together
+from predictions.database.batcher import WriteBatcher
 from tests.helpers.waiting import until
 
 
@@ -27,8 +27,8 @@ class Server:
         self.answer: Callable[[int], Any] = lambda number: number * 2
         self._lock = threading.Lock()
 
-    def together(self, *, at_once: int = 1, most: int = 10) -> Together[int, int]:
-        return Together(self.one, self.several, at_once=at_once, most=most)
+    def together(self, *, at_once: int = 1, most: int = 10) -> WriteBatcher[int, int]:
+        return WriteBatcher(self.one, self.several, at_once=at_once, most=most)
 
     def one(self, number: int) -> Any:
         return self.several([number])[0]
@@ -52,7 +52,7 @@ def server() -> Server:
 
 @contextmanager
 def while_one_is_under_way(
-    server: Server, together: Together[int, int]
+    server: Server, together: WriteBatcher[int, int]
 ) -> Iterator[tuple[Future[int], Callable[[int], Future[int]]]]:
     """The server is at work for 0, and is held: what comes of that, and how others ask meanwhile."""
     server.is_held = True
@@ -73,7 +73,7 @@ def while_one_is_under_way(
             server.finishes.release()
 
 
-def meanwhile(server: Server, together: Together[int, int], numbers: range) -> list[Future[int]]:
+def meanwhile(server: Server, together: WriteBatcher[int, int], numbers: range) -> list[Future[int]]:
     """All of them ask while the server is at work for 0; then it goes on."""
     with while_one_is_under_way(server, together) as (first, ask):
         return [first, *map(ask, numbers)]
