@@ -21,11 +21,12 @@ def statement_cursor(*, only_reads: bool = False) -> AbstractContextManager[Any]
     Raises django.db.Error.
     """
     database: Any = connections[DEFAULT_DB_ALIAS]
-    if _needs_djangos(database):
-        return database.cursor()  # type: ignore[no-any-return]
-    if database.vendor == "sqlite":
-        return database.shared_cursor(only_reads=only_reads)  # type: ignore[no-any-return]
-    return _pooled_cursor(database) if has_bounded_pool() else database.cursor()
+    if not _needs_djangos(database):
+        if database.vendor == "sqlite":
+            return database.shared_cursor(only_reads=only_reads)  # type: ignore[no-any-return]
+        if has_bounded_pool():
+            return _pooled_cursor(database)
+    return database.temporary_connection()  # type: ignore[no-any-return]
 
 
 def can_batch() -> bool:
