@@ -1,13 +1,18 @@
-"""Writes that come while others are under way go to the database together, in one round trip for all of them.
+"""Batches the writes of concurrent callers: one round trip and one transaction for all of them.
 
-Nobody waits for company: who comes while fewer than `at_once` are under way goes at once, and alone. What hundreds
-write at the same moment costs the server, and this process, a fraction of what it would cost one by one.
+    a caller writes ─► are fewer than `at_once` batches under way? ─yes─► it leads: writes its item and the waiting ones
+                                        │ no                                       │
+                                        └──► its item waits ◄── the result, or the lead of the next batch
+
+Batching adds no latency: a write that finds a free slot goes at once. The more items arrive while batches are under
+way, the larger the next batch is, and the less each write costs the server and this process.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 from django.conf import settings
 from django.db import OperationalError
@@ -15,105 +20,91 @@ from django.db import OperationalError
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LEAD = object()
+"""Instead of a result: a slot is free, and the caller leads the next batch."""
 
-class _Waiter(Generic[T, R]):
-    """One who came while others were under way. Its lock is held until it is told an answer, or to go next."""
 
+class _Waiting(Future[Any], Generic[T]):
     def __init__(self, item: T) -> None:
+        super().__init__()
         self.item = item
-        self.told = threading.Lock()
-        self.told.acquire()
-        self.goes_next = False
-        self.answer: R | None = None
-        self.error: Exception | None = None
 
 
 class WriteBatcher(Generic[T, R]):
-    """Called with an item, answers what `one` answers for it; what came meanwhile is given to `several`.
-
-    `several` answers None for an item that is to go alone after all, and what it raises is raised to each. `at_once` of
-    its calls are under way at most, with `most` items each.
-    """
+    """Writes of one kind; at most `at_once` batches are under way, with at most `size` items each."""
 
     def __init__(
         self,
-        one: Callable[[T], R],
-        several: Callable[[Sequence[T]], Sequence[R | None]],
+        write_one: Callable[[T], R],
+        write_batch: Callable[[Sequence[T]], Sequence[R | None]],
         *,
         at_once: int,
-        most: int,
+        size: int,
     ) -> None:
-        self._one = one
-        self._several = several
+        """`write_batch` returns a result for each item, None for one that its caller must write alone."""
+        self._write_one = write_one
+        self._write_batch = write_batch
         self._at_once = at_once
-        self._most = most
+        self._size = size
         self._lock = threading.Lock()
         self._under_way = 0
-        self._waiters: deque[_Waiter[T, R]] = deque()
+        self._queue: deque[_Waiting[T]] = deque()
 
     def __call__(self, item: T) -> R:
-        """Raises OperationalError, besides, where it was not its turn within half of DATABASE_TIMEOUT."""
-        waiter = self._queue(item)
-        if waiter is not None:
-            self._wait(waiter)
-            if not waiter.goes_next:
-                return self._said(waiter)
-        return self._go(item)
-
-    def _queue(self, item: T) -> _Waiter[T, R] | None:
-        """None where it can go at once."""
+        """Raises what the write raises, and OperationalError if no slot was free within half of DATABASE_TIMEOUT."""
+        waiting = None
         with self._lock:
             if self._under_way < self._at_once:
                 self._under_way += 1
-                return None
-            waiter: _Waiter[T, R] = _Waiter(item)
-            self._waiters.append(waiter)
-            return waiter
+            else:
+                waiting = _Waiting(item)
+                self._queue.append(waiting)
+        result: Any = _LEAD if waiting is None else self._wait(waiting)
+        if result is _LEAD:
+            return self._lead(item)
+        return self._write_one(item) if result is None else result
 
-    def _wait(self, waiter: _Waiter[T, R]) -> None:
-        if waiter.told.acquire(timeout=settings.DATABASE_TIMEOUT / 2):
-            return
-        with self._lock:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-                raise OperationalError("the database is busy with other writes")
-        waiter.told.acquire()  # it is under way, or goes next
-
-    def _go(self, item: T) -> R:
-        with self._lock:
-            others = [self._waiters.popleft() for _ in range(min(len(self._waiters), self._most - 1))]
+    def _wait(self, waiting: _Waiting[T]) -> Any:
         try:
-            if not others:
-                return self._one(item)
-            answer = self._carry_out(item, others)
-        finally:
-            for other in others:
-                other.told.release()
-            self._let_the_next_go()
-        return self._one(item) if answer is None else answer
+            return waiting.result(timeout=settings.DATABASE_TIMEOUT / 2)
+        except TimeoutError:
+            with self._lock:
+                if waiting in self._queue:
+                    self._queue.remove(waiting)
+                    raise OperationalError("the database is busy with other writes") from None
+            return waiting.result()  # its batch is under way, or it leads the next one
 
-    def _carry_out(self, item: T, others: Sequence[_Waiter[T, R]]) -> R | None:
+    def _lead(self, item: T) -> R:
+        with self._lock:
+            followers = [self._queue.popleft() for _ in range(min(len(self._queue), self._size - 1))]
         try:
-            answer, *answers = self._several([item, *(other.item for other in others)])
+            if not followers:
+                return self._write_one(item)
+            result, *results = self._write_batch([item, *(follower.item for follower in followers)])
+            for follower, its_result in zip(followers, results, strict=True):
+                follower.set_result(its_result)
         except BaseException as error:
-            for other in others:
-                other.error = error if isinstance(error, Exception) else OperationalError("the write was broken off")
+            for follower in followers:
+                follower.set_exception(_error_for_another(error))
             raise
-        for other, told in zip(others, answers, strict=True):
-            other.answer = told
-        return answer
+        finally:
+            self._pass_on()
+        return self._write_one(item) if result is None else result
 
-    def _let_the_next_go(self) -> None:
+    def _pass_on(self) -> None:
+        """Gives the slot to the first in the queue, or frees it."""
         with self._lock:
-            if not self._waiters:
+            if not self._queue:
                 self._under_way -= 1
                 return
-            waiter = self._waiters.popleft()
-            waiter.goes_next = True
-        waiter.told.release()
+            successor = self._queue.popleft()
+        successor.set_result(_LEAD)
 
-    def _said(self, waiter: _Waiter[T, R]) -> R:
-        error = waiter.error
-        if error is not None:
-            raise type(error)(*error.args) from error.__cause__  # with a traceback of its own for each
-        return self._one(waiter.item) if waiter.answer is None else waiter.answer
+
+def _error_for_another(error: BaseException) -> Exception:
+    """Each caller raises an exception of its own, because a traceback grows with each raise."""
+    if not isinstance(error, Exception):
+        return OperationalError("the write was broken off")
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
