@@ -7,6 +7,7 @@ is one conditional UPDATE.
 import logging
 import threading
 import time
+from contextlib import suppress
 
 from django.conf import settings
 from django.db import connection
@@ -82,20 +83,13 @@ def close_queue() -> int:
     waiting = sorted(queue.waiting_outcomes().items(), key=lambda item: item[1] is not None)  # what needs least first
     try:
         for task_id, kept in waiting:
-            failed += _end(task_id, kept)
+            if kept is None or not outcomes.write_kept(task_id, Outcome.read(kept)):
+                with suppress(InvalidTransition):  # it has ended, or never began to exist
+                    # the record service may be slow, so it hears of the task later
+                    lifecycle.fail(Task(pk=task_id, agent=settings.TASK_TYPE_NAME), CLOSED, tell=False)
+                    failed += 1
             settled.append(task_id)
     finally:
         tasks_set_to_failed(failed)
         queue.remove(settled)
     return failed
-
-
-def _end(task_id: str, kept: str | None) -> int:
-    """Returns 1 if it failed the task, else 0. The record service may be slow, so it hears of the task later."""
-    if kept is not None and outcomes.write_kept(task_id, Outcome.read(kept)):
-        return 0
-    try:
-        lifecycle.fail(Task(pk=task_id, agent=settings.TASK_TYPE_NAME), CLOSED, tell=False)
-    except InvalidTransition:  # it has ended, or never began to exist
-        return 0
-    return 1
