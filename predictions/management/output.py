@@ -9,6 +9,7 @@ import time
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from django.core.management.base import (
@@ -23,6 +24,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
 from predictions.execution.runner import TaskCanceled
 from predictions.operations.diagnosis.formatting import because, full_stop, root_of
+from predictions.operations.maintenance import Summary
 from predictions.queue.queue import QueueFull
 from predictions.recorder import RecordRefused, RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
@@ -146,6 +148,10 @@ class AgentCommand(BaseCommand):
         self.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Calls the chosen subcommand, its parser's default of `run`. Commands without subcommands override this."""
+        options["run"](**options)
+
     @contextmanager
     def _failures_told(self) -> Iterator[None]:
         try:
@@ -165,6 +171,20 @@ class AgentCommand(BaseCommand):
             sys.exit(BROKEN_PIPE)
         finally:
             self.progress.clear()
+
+
+class MaintenanceCommand(AgentCommand):
+    """Base of the commands that settle or delete tasks: --dry-run, --progress, and a summary as the answer."""
+
+    is_long = True
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--dry-run", action="store_true", help="count what would be done, and do nothing")
+
+    def answer_summary(self, title: str, summary: Summary, *, dry_run: bool) -> None:
+        would_do = " would do" if dry_run else ""
+        self.answer({"dry_run": dry_run, **asdict(summary)}, f"{title}{would_do}: {summary}.")
 
 
 class _Parser(CommandParser):
