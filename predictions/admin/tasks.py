@@ -21,6 +21,7 @@ from unfold.enums import ActionVariant
 
 from predictions import submission
 from predictions.admin.formatting import SHOWN_CHARACTERS, file_link, json_block, urls_in
+from predictions.admin.permissions import ReadOnly
 from predictions.admin.task_list import ExactFilter, NewestPaginator, PlatformFilter, StatusFilter, TaskList, search
 from predictions.models import UNFINISHED, Task
 from predictions.recorder import RecordError, RecordUnavailable
@@ -53,9 +54,7 @@ RUN_AGAIN_DIALOG = {
 
 
 @admin.register(Task)
-class TaskAdmin(ModelAdmin):
-    """Shows tasks read-only: the pages offer no add, edit or delete."""
-
+class TaskAdmin(ReadOnly, ModelAdmin):
     list_display = ["short_id", "status_badge", "model_text", "platform", "user_id", "created_at", "run_time"]
     list_filter = [
         ("status", StatusFilter),
@@ -119,15 +118,6 @@ class TaskAdmin(ModelAdmin):
         return TaskList
 
     # --- permissions
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Task | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Task | None = None) -> bool:
-        return False
 
     def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return bool(request.user.has_perm("predictions.cancel_task"))
