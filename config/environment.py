@@ -169,8 +169,14 @@ class Environment:
         def parse(text: str) -> str:
             if or_address and "://" not in text:
                 _check_address(text)
-            else:
-                _check_url(text)
+                return text
+            try:
+                parts = urlsplit(text)
+            except ValueError as error:
+                raise _WrongValue("is not an address", "E034") from error
+            _check_address(parts.netloc)
+            if parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.username:
+                raise _WrongValue("is not an address", "E034")
             return text
 
         example = default or ("host:port or https://host" if or_address else "https://host:port")
@@ -241,15 +247,4 @@ def _check_address(text: str, *, to_listen: bool = False) -> None:
     match = _ADDRESS.fullmatch(text)
     needed = "port" if to_listen else "host"
     if match is None or not match[needed] or not 0 < int(match["port"] or 1) < 65536:
-        raise _WrongValue("is not an address", "E034")
-
-
-def _check_url(text: str) -> None:
-    try:
-        parts = urlsplit(text)
-        wrong = parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.username
-        _check_address(parts.netloc)
-    except ValueError:
-        wrong = True
-    if wrong:
         raise _WrongValue("is not an address", "E034")

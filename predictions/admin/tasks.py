@@ -214,18 +214,26 @@ class TaskAdmin(ReadOnly, ModelAdmin):
         page = reverse("admin:predictions_task_change", args=[object_id])
         return HttpResponse(headers={"HX-Redirect": page})
 
-    @action(
-        description="Run again",
-        permissions=["run"],
-        url_path="run-again",
-        icon="replay",
-        dialog=RUN_AGAIN_DIALOG,
-    )
+    @action(description="Run again", permissions=["run"], url_path="run-again", icon="replay", dialog=RUN_AGAIN_DIALOG)
     def run_again(self, request: HttpRequest, form: Form, object_id: str) -> HttpResponse:
         """Queues a new task with the same model and inputs, and opens its page."""
         asked = self.get_object(request, object_id)
         page = reverse("admin:predictions_task_change", args=[object_id])
-        if asked is not None and (task := self._submit(request, asked)) is not None:
+        if asked is None:
+            return HttpResponse(headers={"HX-Redirect": page})
+        again = submission.PredictionRequest(
+            model_name=asked.model_name,
+            inputs=asked.inputs or {},
+            model_version=asked.model_version,
+            user_id=asked.user_id,
+        )
+        try:
+            task = submission.submit(again)
+        except submission.QueueFull:
+            messages.error(request, "The queue is full: try again later.")
+        except (QueueUnavailable, RecordError):
+            messages.error(request, "It could not be queued: Redis or the database does not answer.")
+        else:
             self.log_change(request, task, f"Run again, as {object_id} was.")
             messages.success(request, "This is the new task.")
             page = reverse("admin:predictions_task_change", args=[task.pk])
@@ -243,21 +251,6 @@ class TaskAdmin(ReadOnly, ModelAdmin):
         if task and task["status"] in UNFINISHED:
             offered = ("cancel_task", *offered)
         return [one for one in super().get_actions_detail(request, object_id) if one.action_name.endswith(offered)]
-
-    def _submit(self, request: HttpRequest, asked: Task) -> Task | None:
-        again = submission.PredictionRequest(
-            model_name=asked.model_name,
-            inputs=asked.inputs or {},
-            model_version=asked.model_version,
-            user_id=asked.user_id,
-        )
-        try:
-            return submission.submit(again)
-        except submission.QueueFull:
-            messages.error(request, "The queue is full: try again later.")
-        except (QueueUnavailable, RecordError):
-            messages.error(request, "It could not be queued: Redis or the database does not answer.")
-        return None
 
     def _cancel(self, request: HttpRequest, task: Task) -> bool:
         try:

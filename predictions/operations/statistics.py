@@ -32,6 +32,7 @@ ENDINGS = (Task.Status.SUCCEEDED, Task.Status.FAILED, Task.Status.CANCELED)
 class Unfinished:
     """What this agent has not ended yet."""
 
+    waiting: int
     running: int
     oldest_waiting_seconds: float
     """How long the oldest waiting task has waited; 0 where none waits."""
@@ -87,9 +88,13 @@ def unfinished() -> Unfinished:
     is_pending = Q(status=Task.Status.PENDING)
     ours = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
     with database_errors():
-        told = ours.aggregate(running=Count("pk", filter=~is_pending), oldest=Min("created_at", filter=is_pending))
+        told = ours.aggregate(
+            waiting=Count("pk", filter=is_pending),
+            running=Count("pk", filter=~is_pending),
+            oldest=Min("created_at", filter=is_pending),
+        )
     waited = (now() - told["oldest"]).total_seconds() if told["oldest"] else 0.0
-    return Unfinished(told["running"], max(0.0, waited))
+    return Unfinished(told["waiting"], told["running"], max(0.0, waited))
 
 
 def ended_lately() -> tuple[Ended, Ended]:

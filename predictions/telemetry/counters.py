@@ -10,13 +10,7 @@ from functools import cached_property, lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from platforms import (
-    InvalidInputs,
-    PlatformError,
-    PlatformTimeout,
-    PlatformUnavailable,
-    Unsupported,
-)
+from platforms import InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported
 
 PLATFORM_ERRORS = (InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported)
 MODELS = 200

@@ -8,14 +8,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandParser
-from django.db.models import Count
 
-from predictions.database.errors import database_errors, release_connection
+from predictions.database.errors import release_connection
 from predictions.management.arguments import duration
 from predictions.management.interruption import interruption
 from predictions.management.output import INTERRUPTED, AgentCommand, printable
 from predictions.management.waiting import cancel_waiting
-from predictions.models import Task
+from predictions.operations import statistics
 from predictions.queue import queue
 from predictions.queue.overview import overview
 
@@ -80,13 +79,15 @@ class Command(AgentCommand):
     def _drain(self, *, timeout: timedelta | None, **options: Any) -> None:
         running_only: bool = options["running"]
         started = time.monotonic()
-        if not running_only and queue.paused() and _unfinished()[0]:
+        if not running_only and queue.paused() and statistics.unfinished().waiting:
             self.refuse(
                 "The queue is paused, so waiting tasks stay: run `manage.py queue resume` first, or add --running."
             )
         with interruption() as interrupted:
             while True:
-                waiting, running = _unfinished()
+                unfinished = statistics.unfinished()
+                release_connection()
+                waiting, running = unfinished.waiting, unfinished.running
                 seconds = time.monotonic() - started
                 if not running and (running_only or not waiting):
                     break
@@ -98,12 +99,3 @@ class Command(AgentCommand):
                     sys.exit(INTERRUPTED)
         document = {"waiting": waiting, "running": running, "seconds": round(seconds, 3)}
         self.answer(document, "Nothing runs." if running_only else "Drained: nothing waits or runs.")
-
-
-def _unfinished() -> tuple[int, int]:
-    """How many tasks of this agent wait, and how many run. Raises RecordUnavailable."""
-    ours = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
-    with database_errors():
-        counts = dict(ours.order_by().values_list("status").annotate(Count("pk")))
-    release_connection()
-    return counts.get(Task.Status.PENDING, 0), counts.get(Task.Status.RUNNING, 0)

@@ -24,12 +24,7 @@ COMMANDS = {
     "follow": """every change of the tasks until all have ended; exit code 1 if one did not succeed.
 Without ids: those of every new task, until Ctrl-C""",
 }
-FILTERS = {
-    "status": "status",
-    "model": "model_name",
-    "user": "user_id",
-    "platform": "platform",
-}
+FILTERS = {"status": "status", "model": "model_name", "user": "user_id", "platform": "platform"}
 """Option → the column that has its value."""
 LISTED = ("status", "model_name", "model_version", "platform", "user_id", "error_info", "attempt", "running_time")
 SHOWN = ("agent", "user_id", "request_id", "upstream_id", "upstream_cancel", "unreported", "inputs")
