@@ -32,6 +32,9 @@ SHORT_ID = 18
 """The first 13 characters of an id are its time; 18 tell tasks of the same millisecond apart."""
 LOOKUPS = frozenset({"", "exact", "gte", "lt", "year", "month", "day"})
 
+TIMES = ["created_at", "started_at", "ended_at", "queue_time", "run_time", "attempt", "queue_num"]
+ORIGINS = ["job", "request_id", "upstream_id", "upstream_cancel", "agent", "unreported"]
+
 BADGES = {
     Task.Status.PENDING: "info",
     Task.Status.RUNNING: "primary",
@@ -80,26 +83,7 @@ class TaskAdmin(ReadOnly, ModelAdmin):
     fieldsets = [
         ("Task", {"fields": ["id", "status_now", "model_text", "platform", "user_id", "error_info"]}),
         ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text", "files", "as_curl"]}),
-        (
-            "Timeline",
-            {
-                "fields": [
-                    "created_at",
-                    "started_at",
-                    "ended_at",
-                    "queue_time",
-                    "run_time",
-                    "attempt",
-                    "queue_num",
-                    "job",
-                    "request_id",
-                    "upstream_id",
-                    "upstream_cancel",
-                    "agent",
-                    "unreported",
-                ]
-            },
-        ),
+        ("Timeline", {"fields": [*TIMES, *ORIGINS]}),
     ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Task]:

@@ -60,9 +60,6 @@ class AgentCommand(BaseCommand):
     """
 
     examples: str = ""
-    is_long = False
-    """Whether it takes --progress."""
-
     as_json = False
     progress: "Progress"
 
@@ -79,25 +76,23 @@ class AgentCommand(BaseCommand):
         return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
-        self.add_common(parser, is_long=self.is_long)
+        parser.add_argument("--json", action="store_true", dest="as_json", help="answer one JSON document on stdout")
 
-    def add_commands(self, parser: CommandParser, commands: dict[str, str], *, long: str = "") -> list[CommandParser]:
-        """Adds a parser for each subcommand: name → help. `long` names the one that shows progress."""
+    def add_progress(self, parser: CommandParser) -> None:
+        """Adds --progress, for a command that may take long."""
+        help_text = "tell progress on stderr also where that is no terminal"
+        parser.add_argument("--progress", action="store_true", help=help_text)
+
+    def add_commands(self, parser: CommandParser, commands: dict[str, str]) -> list[CommandParser]:
+        """Adds a parser for each subcommand: name → help."""
         choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
         parsers: list[CommandParser] = []
         for name, says in commands.items():
             added = choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help)
             added.as_json = self.as_json
-            self.add_common(added, is_long=name == long)
+            AgentCommand.add_arguments(self, added)
             parsers.append(added)
         return parsers
-
-    def add_common(self, parser: CommandParser, *, is_long: bool) -> None:
-        parser.add_argument("--json", action="store_true", dest="as_json", help="answer one JSON document on stdout")
-        if is_long:
-            parser.add_argument(
-                "--progress", action="store_true", help="tell progress on stderr also where that is no terminal"
-            )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         self.as_json = options.get("as_json", False)
@@ -170,10 +165,9 @@ class AgentCommand(BaseCommand):
 class MaintenanceCommand(AgentCommand):
     """Base of the commands that settle or delete tasks: --dry-run, --progress, and a summary as the answer."""
 
-    is_long = True
-
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
+        self.add_progress(parser)
         parser.add_argument("--dry-run", action="store_true", help="count what would be done, and do nothing")
 
     def answer_summary(self, title: str, summary: Summary, *, dry_run: bool) -> None:

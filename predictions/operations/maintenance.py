@@ -36,7 +36,7 @@ OnProgress = Callable[[int, int | None], None]
 
 
 def _untold(done: int, total: int | None) -> None:
-    """For those who do not want to know."""
+    pass
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from functools import cache
 
 from django.conf import settings
 from django.db import connection
@@ -31,9 +32,6 @@ STAYS_CLOSED_SECONDS = 10
 AGAIN_SECONDS = 2.0
 PATIENCE_SECONDS = 20.0
 
-_lock = threading.Lock()
-_keeper: threading.Thread | None = None
-
 
 def close_for_good() -> None:
     """Closes the queue, and keeps it so until this process ends.
@@ -41,11 +39,7 @@ def close_for_good() -> None:
     Returns when all waiting tasks have ended. Without Redis or the database it returns after PATIENCE_SECONDS, and the
     next init check settles the rest.
     """
-    global _keeper
-    with _lock:
-        if _keeper is None:
-            _keeper = threading.Thread(target=_keep_closed, name="queue-closer", daemon=True)
-            _keeper.start()
+    _start_keeper()
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -59,6 +53,11 @@ def close_for_good() -> None:
             logger.warning("the queue is closed; %d waiting tasks were failed", failed)
             report_unreported()
             return
+
+
+@cache
+def _start_keeper() -> None:  # a worker closes the queue before and after its last tasks
+    threading.Thread(target=_keep_closed, name="queue-closer", daemon=True).start()
 
 
 def _keep_closed() -> None:

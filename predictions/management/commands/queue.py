@@ -39,11 +39,12 @@ class Command(AgentCommand):
   manage.py queue delete-waiting --yes       --json: {"waiting", "canceled"}"""
 
     def add_arguments(self, parser: CommandParser) -> None:
-        size, pause, resume, drain, delete = self.add_commands(parser, COMMANDS, long="drain")
+        size, pause, resume, drain, delete = self.add_commands(parser, COMMANDS)
         size.set_defaults(run=self._size)
         pause.set_defaults(run=self._pause)
         resume.set_defaults(run=self._resume)
         drain.set_defaults(run=self._drain)
+        self.add_progress(drain)
         delete.set_defaults(run=lambda yes, **options: cancel_waiting(self, yes=yes))
         drain.add_argument("--running", action="store_true", help="only until nothing runs")
         drain.add_argument("--timeout", type=duration, metavar="10m", help="give up after so long, with exit code 1")

@@ -132,13 +132,11 @@ def _cancel(task_id: str) -> tuple[str, str, str]:
 
 
 def _listed(task: Task) -> dict[str, Any]:
-    """A task without its inputs and outputs."""
     times = {name: time_text(getattr(task, name)) for name in ("created_at", "started_at", "ended_at")}
     return {"id": task.pk, **{name: getattr(task, name) for name in LISTED}, **times}
 
 
 def _line(task: Task) -> str:
-    """One line for each change."""
     attempt = f" (attempt {task.attempt})" if task.attempt > 1 else ""
     why = f": {printable(task.error_info)}" if task.error_info else ""
     seconds = f" in {_seconds(task)}" if task.status == Task.Status.SUCCEEDED else ""
