@@ -16,9 +16,8 @@ def interruption() -> Iterator[threading.Event]:
     """
     interrupted = threading.Event()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     if threading.current_thread() is not threading.main_thread():  # no other thread may set handlers
-        handlers = {}
+        handlers.clear()
 
     def restore() -> None:
         for number, handler in handlers.items():
@@ -28,8 +27,9 @@ def interruption() -> Iterator[threading.Event]:
         interrupted.set()
         restore()
 
-    for number in handlers:
-        signal.signal(number, note)
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, note)
     try:
         yield interrupted
     finally:

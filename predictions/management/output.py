@@ -71,8 +71,7 @@ class AgentCommand(BaseCommand):
         kwargs |= {"epilog": f"examples:\n{self.examples}" if self.examples else "", "formatter_class": _Help}
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         parser.__class__ = _Parser  # Django offers no way to choose it
-        assert isinstance(parser, _Parser)
-        parser.as_json = self.as_json
+        _Parser.as_json = self.as_json
         return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -89,7 +88,6 @@ class AgentCommand(BaseCommand):
         parsers: list[CommandParser] = []
         for name, says in commands.items():
             added = choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help)
-            added.as_json = self.as_json
             AgentCommand.add_arguments(self, added)
             parsers.append(added)
         return parsers

@@ -103,7 +103,6 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
         self._tell_success(task)
 
     def _show(self, task: Task, *, interrupted: bool = False) -> None:
-        """The end of a task that was waited for."""
         if task.status == Task.Status.CANCELED:
             self._canceled(by_us=interrupted)
         if task.status == Task.Status.FAILED:
@@ -118,7 +117,6 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
         self.task_id = task.pk
 
     def _cancel(self) -> None:
-        """Cancels the task as far as that is possible now."""
         with suppress(submission.TaskNotFound, submission.AlreadyFinished, RecordError, QueueUnavailable):
             submission.cancel(self.task_id)
 

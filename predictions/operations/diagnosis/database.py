@@ -10,7 +10,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from platforms import Health
 from platforms.health import ok, problem, warning
-from predictions.operations.diagnosis.formatting import disk_is_short, first_line
+from predictions.operations.diagnosis.formatting import check_disk, first_line
 
 CONNECT_SECONDS = 5
 CROWDED = 0.8
@@ -63,9 +63,8 @@ def check_database() -> Iterator[Health]:
             "SQLite in production: every process must be on this host, and one writes at a time",
             "Set DATABASE_URL=postgres://user:password@host/name.",
         )
-    if is_sqlite and (short := disk_is_short(Path(known["NAME"]).parent)):
-        yield warning(f"its disk has {short}", "Make room, or lower TASK_RETENTION and run `manage.py purge_tasks`.")
     if is_sqlite:
+        yield from check_disk(Path(known["NAME"]).parent)
         return
     with own.cursor() as cursor:
         cursor.execute("SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity")

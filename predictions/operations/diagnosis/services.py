@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from platforms import Call, Health, Platform, PlatformError, get_platform
 from platforms.health import ok, problem, warning
 from predictions import uploads
-from predictions.operations.diagnosis.formatting import because, disk_is_short, first_line
+from predictions.operations.diagnosis.formatting import because, check_disk, first_line
 from predictions.operations.maintenance import count_unreported
 from predictions.recorder import RecordUnavailable, get_recorder
 from predictions.uploads import StorageUnavailable
@@ -56,8 +56,8 @@ def check_storage() -> Iterator[Health]:
         return
     where = f"the bucket {settings.AWS_BUCKET}" if settings.AWS_BUCKET else settings.MEDIA_ROOT
     yield ok(f"{where} takes files and deletes them")
-    if not settings.AWS_BUCKET and (short := disk_is_short(Path(settings.MEDIA_ROOT))):
-        yield warning(f"its disk has {short}", "Make room, or lower TASK_RETENTION and run `manage.py purge_tasks`.")
+    if not settings.AWS_BUCKET:
+        yield from check_disk(Path(settings.MEDIA_ROOT))
 
 
 def check_upload_address() -> Iterator[Health]:
