@@ -143,9 +143,8 @@ def _by_model() -> list[ModelFigures]:
 
 def _percentiles(seconds: Iterable[float]) -> Percentiles:
     values = sorted(seconds)
-    if not values:
-        return Percentiles(None, None, None)
-    if len(values) == 1:
-        return Percentiles(values[0], values[0], values[0])
+    if len(values) < 2:  # too few for `quantiles`
+        only = values[0] if values else None
+        return Percentiles(only, only, only)
     cuts = quantiles(values, n=100, method="inclusive")
     return Percentiles(cuts[49], cuts[89], cuts[98])
