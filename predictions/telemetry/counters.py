@@ -6,12 +6,16 @@ all when it starts (`begin_at_zero`): a counter that appears with its first coun
 been increased.
 """
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
+from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported
+
+T = TypeVar("T")
 
 PLATFORM_ERRORS = (InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported)
 MODELS = 200
@@ -35,18 +39,29 @@ _platform_request = Histogram(
 )
 
 
-@cache
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """Makes a metric at its first use, under a lock: two threads at once would register it twice."""
+    made, lock = cache(make), threading.Lock()
+
+    def locked() -> T:
+        with lock:
+            return made()
+
+    return locked
+
+
+@_once
 def _set_to_failed() -> Gauge:
     help_text = "Lost or archived tasks that a check, a sweep or a drain failed; only grows."
     return Gauge("num_tasks_set_to_failed", help_text, multiprocess_mode="sum")
 
 
-@cache
+@_once
 def _async_failures() -> Counter:
     return Counter("async_predict_failure", "Predictions in workers that failed.")
 
 
-@cache
+@_once
 def _async_time() -> Histogram:
     return Histogram("async_predict_time", "Seconds that predictions in workers took.", buckets=_SECONDS)
 
