@@ -7,20 +7,19 @@ been increased.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache, lru_cache
-from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported
 
-T = TypeVar("T")
-
 PLATFORM_ERRORS = (InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported)
 MODELS = 200
 """How many model names a process tells apart; callers choose them, so the rest is counted as `other`."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+_making = threading.Lock()  # two threads at once would register a metric twice
 
 # SPEC fixes the names. The gauges are counters whose names end in no `_total`.
 _http_requests = Counter("http_requests", "HTTP requests answered.", ["path"])
@@ -39,29 +38,18 @@ _platform_request = Histogram(
 )
 
 
-def _once(make: Callable[[], T]) -> Callable[[], T]:
-    """Makes a metric at its first use, under a lock: two threads at once would register it twice."""
-    made, lock = cache(make), threading.Lock()
-
-    def locked() -> T:
-        with lock:
-            return made()
-
-    return locked
-
-
-@_once
+@cache
 def _set_to_failed() -> Gauge:
     help_text = "Lost or archived tasks that a check, a sweep or a drain failed; only grows."
     return Gauge("num_tasks_set_to_failed", help_text, multiprocess_mode="sum")
 
 
-@_once
+@cache
 def _async_failures() -> Counter:
     return Counter("async_predict_failure", "Predictions in workers that failed.")
 
 
-@_once
+@cache
 def _async_time() -> Histogram:
     return Histogram("async_predict_time", "Seconds that predictions in workers took.", buckets=_SECONDS)
 
@@ -73,8 +61,9 @@ OUTCOMES = ("succeeded", "stopped", "error", *sorted({error.outcome for error in
 
 def begin_at_zero(*, platform: str, routes: Iterable[str] = (), models: Iterable[str] = ()) -> None:
     """Makes every metric, with the labels that are known before anything happens."""
-    for metric in (_set_to_failed, _async_failures, _async_time):
-        metric()
+    with _making:
+        for metric in (_set_to_failed, _async_failures, _async_time):
+            metric()
     for route in routes:
         _of_route(route, 200)
     for model in models:
@@ -116,14 +105,18 @@ def _of_model(model_name: str, status: str) -> Counter:
 
 
 def tasks_set_to_failed(count: int) -> None:
-    _set_to_failed().inc(count)
+    with _making:
+        failed = _set_to_failed()
+    failed.inc(count)
 
 
 def async_prediction(seconds: float, *, failed: bool) -> None:
     """A prediction that a worker ran, and the seconds it took."""
-    _async_time().observe(seconds)
+    with _making:
+        times, failures = _async_time(), _async_failures()
+    times.observe(seconds)
     if failed:
-        _async_failures().inc()
+        failures.inc()
 
 
 def platform_answered(platform: str, outcome: str, seconds: float) -> None:
