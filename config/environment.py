@@ -11,6 +11,7 @@ import re
 import string
 import tempfile
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -157,10 +158,7 @@ class Environment:
     def address(self, name: str, *, default: str = "", to_listen: bool = False) -> str:
         """`host` or `host:port` to call; `host:port` or `:port` to listen on."""
 
-        def parse(text: str) -> str:
-            _check_address(text, to_listen=to_listen)
-            return text
-
+        parse = partial(_parse_address, needed="port" if to_listen else "host")
         return self._read(name, default, parse, "Write host:port, without http:// and without a path.")
 
     def url(self, name: str, *, default: str = "", or_address: bool = False) -> str:
@@ -168,9 +166,14 @@ class Environment:
 
         def parse(text: str) -> str:
             if or_address and "://" not in text:
-                _check_address(text)
-            else:
-                _check_url(text)
+                return _parse_address(text)
+            try:
+                parts = urlsplit(text)
+            except ValueError as error:
+                raise _WrongValue("is not an address", "E034") from error
+            _parse_address(parts.netloc)
+            if parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.username:
+                raise _WrongValue("is not an address", "E034")
             return text
 
         example = default or ("host:port or https://host" if or_address else "https://host:port")
@@ -179,9 +182,8 @@ class Environment:
     def directory(self, name: str, *, default: Path) -> str:
         """A writable directory, created if it is missing; the system's temporary directory if that fails."""
         path = Path(self.text(name) or default)
-        if self.make_directory(path, f"Set {name} to a directory that this user may write."):
-            return str(path)
-        return tempfile.gettempdir()
+        is_writable = self.make_directory(path, f"Set {name} to a directory that this user may write.")
+        return str(path) if is_writable else tempfile.gettempdir()
 
     def make_directory(self, path: Path, hint: str) -> bool:
         """Creates the directory. Returns whether this user can write to it."""
@@ -237,19 +239,8 @@ class Environment:
             return default
 
 
-def _check_address(text: str, *, to_listen: bool = False) -> None:
+def _parse_address(text: str, *, needed: str = "host") -> str:
     match = _ADDRESS.fullmatch(text)
-    needed = "port" if to_listen else "host"
     if match is None or not match[needed] or not 0 < int(match["port"] or 1) < 65536:
         raise _WrongValue("is not an address", "E034")
-
-
-def _check_url(text: str) -> None:
-    try:
-        parts = urlsplit(text)
-        wrong = parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.username
-        _check_address(parts.netloc)
-    except ValueError:
-        wrong = True
-    if wrong:
-        raise _WrongValue("is not an address", "E034")
+    return text

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,13 +77,10 @@ UPLOAD_WEBHOOK_ADDRESS = env.url("UPLOAD_WEBHOOK_ADDRESS", or_address=True)
 MAX_UPLOAD_SIZE = env.integer("MAX_UPLOAD_SIZE", default=100 * 1024 * 1024)
 
 
-def _own_address() -> str:
-    """This agent as another host reaches it, as far as that can be known from here."""
-    host, _, port = HTTP_SERVER_ADDRESS.rpartition(":")
-    return f"{socket.gethostname() if host in ('', '0.0.0.0', '[::]') else host}:{port}"
-
-
-UPLOAD_BASE_URL = (UPLOAD_WEBHOOK_ADDRESS or _own_address()).rstrip("/")
+# This agent as another host reaches it, as far as that can be known from here.
+_host, _, _port = HTTP_SERVER_ADDRESS.rpartition(":")
+_own_address = f"{socket.gethostname() if _host in ('', '0.0.0.0', '[::]') else _host}:{_port}"
+UPLOAD_BASE_URL = (UPLOAD_WEBHOOK_ADDRESS or _own_address).rstrip("/")
 if "://" not in UPLOAD_BASE_URL:
     UPLOAD_BASE_URL = f"http://{UPLOAD_BASE_URL}"
 TASK_RECORDER = "webhooks.client.HttpRecorder" if WEBHOOK_SERVER_ADDRESS else "predictions.recorder.Nobody"
@@ -232,9 +228,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers never wait for writers (WAL), and a writer waits its turn at BEGIN instead of failing in the middle.
     DATABASES["default"]["ENGINE"] = "predictions.database.sqlite3"
     DATABASES["default"].setdefault("OPTIONS", {}).update(
-        transaction_mode="IMMEDIATE",
-        timeout=30,
-        init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        transaction_mode="IMMEDIATE", timeout=30, init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
     )
     # The tests' database is a file in the same directory: processes do not share memory.
     DATABASES["default"]["TEST"] = {"NAME": Path(DATABASES["default"]["NAME"]).with_name("test.sqlite3")}
@@ -388,15 +382,15 @@ LOG_LEVEL = env.choice("LOG_LEVEL", default="INFO", among=("DEBUG", "INFO", "WAR
 LOGGING = {"level": LOG_LEVEL, "json": PRODUCTION}
 
 
-def _page(name: str) -> Callable[[object], str]:
-    """A link of the admin. Django's `reverse_lazy` does the same, but see environment.py for why it is not imported."""
+def _page(title: str, icon: str, view: str) -> dict[str, Any]:
+    """An entry of the admin's sidebar. The settings may not import Django for `reverse_lazy`: see environment.py."""
 
     def link(request: object) -> str:
         from django.urls import reverse
 
-        return reverse(name)
+        return reverse(view)
 
-    return link
+    return {"title": title, "icon": icon, "link": link}
 
 
 UNFOLD = {
@@ -416,26 +410,18 @@ UNFOLD = {
             {
                 "title": "Serving",
                 "items": [
-                    {"title": "Dashboard", "icon": "monitoring", "link": _page("admin:index")},
-                    {"title": "Try it", "icon": "science", "link": _page("agent-try")},
-                    {
-                        "title": "Tasks",
-                        "icon": "list_alt",
-                        "link": _page("admin:predictions_task_changelist"),
-                    },
-                    {
-                        "title": "Queues and workers",
-                        "icon": "lan",
-                        "link": _page("admin:django_rq_dashboard_changelist"),
-                    },
+                    _page("Dashboard", "monitoring", "admin:index"),
+                    _page("Try it", "science", "agent-try"),
+                    _page("Tasks", "list_alt", "admin:predictions_task_changelist"),
+                    _page("Queues and workers", "lan", "admin:django_rq_dashboard_changelist"),
                 ],
             },
             {
                 "title": "People",
                 "items": [
-                    {"title": "Users", "icon": "person", "link": _page("admin:auth_user_changelist")},
-                    {"title": "Groups", "icon": "group", "link": _page("admin:auth_group_changelist")},
-                    {"title": "History", "icon": "history", "link": _page("admin:admin_logentry_changelist")},
+                    _page("Users", "person", "admin:auth_user_changelist"),
+                    _page("Groups", "group", "admin:auth_group_changelist"),
+                    _page("History", "history", "admin:admin_logentry_changelist"),
                 ],
             },
         ],

@@ -25,7 +25,7 @@ from predictions.recorder import RecordUnavailable
 logger = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 3
-_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})$")
+_EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}$")
 
 
 class InvalidToken(Exception):
@@ -64,7 +64,9 @@ def keep(files: Iterable["UploadedFile[Any]"], *, task: Task | None) -> list[str
     try:
         for file in files:
             with _storage_errors():
-                kept.append(default_storage.save(_new_name(file.name or ""), file))
+                extension = _EXTENSION.search(file.name or "")
+                name = uuid.uuid4().hex + (extension[0].lower() if extension else "")
+                kept.append(default_storage.save(f"uploads/{name[:2]}/{name}", file))
             with database_errors():
                 Upload.objects.create(task=task, name=kept[-1], size=file.size or 0)
             release_connection()
@@ -73,12 +75,6 @@ def keep(files: Iterable["UploadedFile[Any]"], *, task: Task | None) -> list[str
         raise
     logger.info("%d files kept", len(kept), extra={"task_id": task.pk} if task else {})
     return kept
-
-
-def _new_name(original: str) -> str:
-    extension = _EXTENSION.search(original)
-    name = uuid.uuid4().hex
-    return f"uploads/{name[:2]}/{name}{f'.{extension[1].lower()}' if extension else ''}"
 
 
 def _discard(names: list[str]) -> None:

@@ -1,7 +1,7 @@
 """The admin's home page: figures of queue, workers and tasks, which refresh themselves, and the queue's actions."""
 
 import json
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from django.conf import settings
@@ -65,10 +65,10 @@ def charts(request: HttpRequest) -> JsonResponse:
 @require_GET
 def health(request: HttpRequest) -> HttpResponse:
     """What `manage.py doctor` says; looked at once for all who ask within HEALTH_SECONDS, and not on the page's way."""
-    findings = cache.get(HEALTH)
-    if findings is None:
-        findings = list(diagnosis.diagnose(diagnosis.checks(), deadline_seconds=HEALTH_DEADLINE_SECONDS))
-        cache.set(HEALTH, findings, HEALTH_SECONDS)
+    checks = diagnosis.checks()
+    findings = cache.get_or_set(
+        HEALTH, lambda: list(diagnosis.diagnose(checks, deadline_seconds=HEALTH_DEADLINE_SECONDS)), HEALTH_SECONDS
+    )
     return render(request, "admin/agent/health.html", {"findings": findings})
 
 
@@ -77,47 +77,34 @@ def operate(request: HttpRequest, act: str) -> HttpResponse:
     """Pauses or resumes the queue, or cancels waiting tasks, and writes it to the admin's history."""
     if not request.user.has_perm(MAY_OPERATE):
         raise PermissionDenied
-    if act not in ACTS:
-        raise Http404
     try:
-        done = ACTS[act](str(request.user))
+        match act:
+            case "pause":
+                queue.pause(str(request.user))
+                done = "Paused the queue: workers get no more tasks, and the agent still accepts submissions."
+            case "resume":
+                queue.resume()
+                done = "Resumed the queue."
+            case "delete-waiting":
+                waiting, canceled = submission.cancel_pending()
+                done = f"Canceled {canceled} of {waiting} waiting tasks."
+            case _:
+                raise Http404
     except QueueUnavailable:
         messages.error(request, "Redis does not answer, so nothing was changed.")
     except RecordUnavailable:
         messages.error(request, "The database does not answer: some waiting tasks may not have been canceled.")
     else:
         messages.success(request, done)
-        _remember(request, done)
+        LogEntry.objects.create(
+            user_id=cast(int, request.user.pk),
+            content_type=get_content_type_for_model(Task),
+            object_id="",
+            object_repr=f"Queue {settings.TASK_TYPE_NAME}",
+            action_flag=CHANGE,
+            change_message=done,
+        )
     return HttpResponseRedirect(reverse("admin:index"))
-
-
-def _pause(who: str) -> str:
-    queue.pause(who)
-    return "Paused the queue: workers get no more tasks, and the agent still accepts submissions."
-
-
-def _resume(who: str) -> str:
-    queue.resume()
-    return "Resumed the queue."
-
-
-def _delete_waiting(who: str) -> str:
-    waiting, canceled = submission.cancel_pending()
-    return f"Canceled {canceled} of {waiting} waiting tasks."
-
-
-ACTS: dict[str, Callable[[str], str]] = {"pause": _pause, "resume": _resume, "delete-waiting": _delete_waiting}
-
-
-def _remember(request: HttpRequest, done: str) -> None:
-    LogEntry.objects.create(
-        user_id=cast(int, request.user.pk),
-        content_type=get_content_type_for_model(Task),
-        object_id="",
-        object_repr=f"Queue {settings.TASK_TYPE_NAME}",
-        action_flag=CHANGE,
-        change_message=done,
-    )
 
 
 def _numbers(request: HttpRequest) -> dict[str, Any]:
@@ -130,16 +117,12 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
         "may_operate": request.user.has_perm(MAY_OPERATE),
         "models_title": f"Models (the latest {statistics.SAMPLE:,} tasks of a day)",
     }
-    try:
+    with suppress(QueueUnavailable):
         told["queue"] = overview()
         told["full_percent"] = min(100, round(100 * told["queue"].waiting / settings.MAX_QUEUE_SIZE))
-    except QueueUnavailable:
-        pass
-    try:
+    with suppress(RecordUnavailable):
         hour, day = statistics.ended_lately()
         told |= {"tasks": statistics.unfinished(), "hour": hour, "day": day, "models": statistics.by_model()}
-    except RecordUnavailable:
-        pass
     return told
 
 

@@ -42,8 +42,7 @@ def file_link(url: str) -> SafeString:
         link = '<a href="{}" rel="noreferrer noopener" class="text-primary-600 underline block">{}</a>'
         return format_html(link, url, url)
     picture = format_html(
-        '<img src="{}" alt="an output of the task" referrerpolicy="no-referrer" class="max-h-64 rounded">',
-        url,
+        '<img src="{}" alt="an output of the task" referrerpolicy="no-referrer" class="max-h-64 rounded">', url
     )
     if url.startswith("data:"):
         return picture

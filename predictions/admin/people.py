@@ -4,14 +4,15 @@ from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
-from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.paginator import InfinitePaginator
 
+from predictions.admin.permissions import ReadOnly
+
 
 @admin.register(LogEntry)
-class HistoryAdmin(ModelAdmin):
+class HistoryAdmin(ReadOnly, ModelAdmin):
     """Who did what in the admin, and when."""
 
     list_display = ["action_time", "user", "object_repr", "change_message"]
@@ -21,15 +22,6 @@ class HistoryAdmin(ModelAdmin):
     list_per_page = 50
     show_full_result_count = False
     paginator = InfinitePaginator
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: LogEntry | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: LogEntry | None = None) -> bool:
-        return False
 
 
 admin.site.unregister(User)

@@ -21,7 +21,6 @@ from predictions.api.authentication import StaffSession
 from predictions.api.predictions import AsyncPredictView, PredictView
 from predictions.api.streaming import GenerateView
 from predictions.api.tasks import CancelView, TaskView
-from predictions.models import Task
 from predictions.operations import statistics
 from predictions.recorder import RecordUnavailable
 
@@ -46,8 +45,14 @@ def for_staff(view: type[APIView]) -> Callable[..., Any]:
 @require_GET
 def page(request: HttpRequest) -> HttpResponse:
     """The form; `?task=…` fills in the model and inputs of an earlier task."""
-    asked = _asked(request.GET.get("task", ""))
+    asked = None
+    if task_id := request.GET.get("task"):
+        with suppress(submission.TaskNotFound, RecordUnavailable):
+            asked = submission.get(task_id)
     examples = _examples()
+    models = set(examples)
+    with suppress(RecordUnavailable):
+        models |= {one.model_name for one in statistics.by_model()}
     first = next(iter(examples), "")
     return render(
         request,
@@ -56,7 +61,7 @@ def page(request: HttpRequest) -> HttpResponse:
             **admin.site.each_context(request),
             "title": "Try it",
             "may_run": request.user.has_perm(MAY_RUN),
-            "models": sorted({*_recent_models(), *examples}),
+            "models": sorted(models),
             "examples": json.dumps(examples, ensure_ascii=False),
             "model_name": asked.model_name if asked else first or settings.MODEL_NAME,
             "model_version": asked.model_version if asked else "",
@@ -64,15 +69,6 @@ def page(request: HttpRequest) -> HttpResponse:
             "platform": settings.ML_PLATFORM,
         },
     )
-
-
-def _asked(task_id: str) -> Task | None:
-    if not task_id:
-        return None
-    try:
-        return submission.get(task_id)
-    except (submission.TaskNotFound, RecordUnavailable):
-        return None
 
 
 def _examples() -> dict[str, Any]:
@@ -84,13 +80,6 @@ def _examples() -> dict[str, Any]:
             described = platform.docs(model_name, Call(timeout_seconds=1))
             examples[model_name] = {name: about["default"] for name, about in described.items() if "default" in about}
     return examples
-
-
-def _recent_models() -> list[str]:
-    try:
-        return sorted({one.model_name for one in statistics.by_model()})
-    except RecordUnavailable:
-        return []
 
 
 urlpatterns = [

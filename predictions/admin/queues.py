@@ -13,6 +13,8 @@ from django_rq.admin import QueueAdmin
 from django_rq.models import Dashboard
 from rest_framework.permissions import SAFE_METHODS
 
+from predictions.admin.permissions import ReadOnly
+
 MAY_LOOK, MAY_ACT = "predictions.view_task", "predictions.cancel_task"
 WITHOUT_SIGNING_IN = ("django_rq_home_json", "django_rq_metrics")
 
@@ -20,17 +22,11 @@ admin.site.unregister(Dashboard)
 
 
 @admin.register(Dashboard)
-class QueuesAdmin(QueueAdmin):
+class QueuesAdmin(ReadOnly, QueueAdmin):
     """django-rq lets any staff user empty a queue, and fails on a queue's number that there is not."""
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(request.user.has_perm(MAY_LOOK))
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)

@@ -21,6 +21,7 @@ from unfold.enums import ActionVariant
 
 from predictions import submission
 from predictions.admin.formatting import SHOWN_CHARACTERS, file_link, json_block, urls_in
+from predictions.admin.permissions import ReadOnly
 from predictions.admin.task_list import ExactFilter, NewestPaginator, PlatformFilter, StatusFilter, TaskList, search
 from predictions.models import UNFINISHED, Task
 from predictions.queue.queue import QueueFull
@@ -31,6 +32,9 @@ SHOWN_FILES = 20
 SHORT_ID = 18
 """The first 13 characters of an id are its time; 18 tell tasks of the same millisecond apart."""
 LOOKUPS = frozenset({"", "exact", "gte", "lt", "year", "month", "day"})
+
+TIMES = ["created_at", "started_at", "ended_at", "queue_time", "run_time", "attempt", "queue_num"]
+ORIGINS = ["job", "request_id", "upstream_id", "upstream_cancel", "agent", "unreported"]
 
 BADGES = {
     Task.Status.PENDING: "info",
@@ -54,9 +58,7 @@ RUN_AGAIN_DIALOG = {
 
 
 @admin.register(Task)
-class TaskAdmin(ModelAdmin):
-    """Shows tasks read-only: the pages offer no add, edit or delete."""
-
+class TaskAdmin(ReadOnly, ModelAdmin):
     list_display = ["short_id", "status_badge", "model_text", "platform", "user_id", "created_at", "run_time"]
     list_filter = [
         ("status", StatusFilter),
@@ -82,26 +84,7 @@ class TaskAdmin(ModelAdmin):
     fieldsets = [
         ("Task", {"fields": ["id", "status_now", "model_text", "platform", "user_id", "error_info"]}),
         ("Inputs and outputs", {"fields": ["inputs_text", "outputs_text", "files", "as_curl"]}),
-        (
-            "Timeline",
-            {
-                "fields": [
-                    "created_at",
-                    "started_at",
-                    "ended_at",
-                    "queue_time",
-                    "run_time",
-                    "attempt",
-                    "queue_num",
-                    "job",
-                    "request_id",
-                    "upstream_id",
-                    "upstream_cancel",
-                    "agent",
-                    "unreported",
-                ]
-            },
-        ),
+        ("Timeline", {"fields": [*TIMES, *ORIGINS]}),
     ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Task]:
@@ -120,15 +103,6 @@ class TaskAdmin(ModelAdmin):
         return TaskList
 
     # --- permissions
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Task | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Task | None = None) -> bool:
-        return False
 
     def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return bool(request.user.has_perm("predictions.cancel_task"))
@@ -225,18 +199,26 @@ class TaskAdmin(ModelAdmin):
         page = reverse("admin:predictions_task_change", args=[object_id])
         return HttpResponse(headers={"HX-Redirect": page})
 
-    @action(
-        description="Run again",
-        permissions=["run"],
-        url_path="run-again",
-        icon="replay",
-        dialog=RUN_AGAIN_DIALOG,
-    )
+    @action(description="Run again", permissions=["run"], url_path="run-again", icon="replay", dialog=RUN_AGAIN_DIALOG)
     def run_again(self, request: HttpRequest, form: Form, object_id: str) -> HttpResponse:
         """Queues a new task with the same model and inputs, and opens its page."""
         asked = self.get_object(request, object_id)
         page = reverse("admin:predictions_task_change", args=[object_id])
-        if asked is not None and (task := self._submit(request, asked)) is not None:
+        if asked is None:
+            return HttpResponse(headers={"HX-Redirect": page})
+        again = submission.PredictionRequest(
+            model_name=asked.model_name,
+            inputs=asked.inputs or {},
+            model_version=asked.model_version,
+            user_id=asked.user_id,
+        )
+        try:
+            task = submission.submit(again)
+        except QueueFull:
+            messages.error(request, "The queue is full: try again later.")
+        except (QueueUnavailable, RecordError):
+            messages.error(request, "It could not be queued: Redis or the database does not answer.")
+        else:
             self.log_change(request, task, f"Run again, as {object_id} was.")
             messages.success(request, "This is the new task.")
             page = reverse("admin:predictions_task_change", args=[task.pk])
@@ -254,21 +236,6 @@ class TaskAdmin(ModelAdmin):
         if task and task["status"] in UNFINISHED:
             offered = ("cancel_task", *offered)
         return [one for one in super().get_actions_detail(request, object_id) if one.action_name.endswith(offered)]
-
-    def _submit(self, request: HttpRequest, asked: Task) -> Task | None:
-        again = submission.PredictionRequest(
-            model_name=asked.model_name,
-            inputs=asked.inputs or {},
-            model_version=asked.model_version,
-            user_id=asked.user_id,
-        )
-        try:
-            return submission.submit(again)
-        except QueueFull:
-            messages.error(request, "The queue is full: try again later.")
-        except (QueueUnavailable, RecordError):
-            messages.error(request, "It could not be queued: Redis or the database does not answer.")
-        return None
 
     def _cancel(self, request: HttpRequest, task: Task) -> bool:
         try:

@@ -28,18 +28,14 @@ def moment(text: str) -> datetime:
     try:
         said = datetime.fromisoformat(text.strip())
     except ValueError:
-        return _ago(text)
+        try:
+            return now() - duration(text)
+        except ArgumentTypeError as error:
+            raise ArgumentTypeError(f"{text!r} is neither a duration (2h, 7d) nor a date (2026-11-22T17:00)") from error
     try:
         return (said if said.tzinfo is not None else said.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError as error:
         raise ArgumentTypeError(f"{text!r} in UTC is not in the years 1 to 9999") from error
-
-
-def _ago(text: str) -> datetime:
-    try:
-        return now() - duration(text)
-    except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"{text!r} is neither a duration (2h, 7d) nor a date (2026-11-22T17:00)") from error
 
 
 def positive(text: str) -> int:

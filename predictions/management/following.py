@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from threading import Event
 
 from django.db.models import Q
 from django.utils.timezone import now
 
 from predictions.database.errors import database_errors, release_connection
-from predictions.management.interruption import Interruption
 from predictions.models import ENDED, Task, TaskQuerySet
 
 LOOK_EVERY_SECONDS = 0.5
@@ -15,47 +15,26 @@ LOOK_BACK = timedelta(seconds=5)
 """How long a row may take from its `created_at` until it is seen here: clocks differ, and commits wait."""
 
 
-def changes_of(task_ids: Iterable[str], interruption: Interruption) -> Iterator[Task]:
-    """Each of the tasks as it stands and at every change, until all have ended. Raises RecordUnavailable.
+def changes(
+    tasks: TaskQuerySet, interrupted: Event, *, ids: Iterable[str] = (), since: datetime | None = None
+) -> Iterator[Task]:
+    """Yields tasks of these ids, or submitted from `since` on, as they stand and at every change.
 
-    Ids that no task has are passed over.
+    Ends when all have ended (with `since`, never) or on `interrupted`. Skips ids that no task has. Raises
+    RecordUnavailable.
     """
-    watch = _Watch(Task.objects.all())
-    left = list(task_ids)
-    while left:
-        yield from watch.changed(Q(pk__in=left))
-        left = watch.unfinished()
-        if left and interruption.wait(LOOK_EVERY_SECONDS):
-            return
-
-
-def changes_since(moment: datetime, tasks: TaskQuerySet, interruption: Interruption) -> Iterator[Task]:
-    """Each of `tasks` that is submitted from `moment` on, and at every change, until interrupted.
-
-    Raises RecordUnavailable.
-    """
-    watch = _Watch(tasks)
-    while True:
-        since = max(moment, now() - LOOK_BACK)
-        yield from watch.changed(Q(pk__in=watch.unfinished()) | Q(created_at__gte=since))
-        if interruption.wait(LOOK_EVERY_SECONDS):
-            return
-
-
-class _Watch:
-    """The last printed state of each task, so that only changes are printed."""
-
-    def __init__(self, tasks: TaskQuerySet) -> None:
-        self._tasks = tasks.defer("inputs", "outputs").order_by("created_at")
-        self._seen: dict[str, tuple[str, int]] = {}
-
-    def unfinished(self) -> list[str]:
-        return [pk for pk, (status, _) in self._seen.items() if status not in ENDED]
-
-    def changed(self, which: Q) -> list[Task]:
-        """Those of the tasks that are new, or not as the last look saw them."""
+    tasks = tasks.defer("inputs", "outputs").order_by("created_at")
+    left = list(ids)
+    seen: dict[str, tuple[str, int]] = {}
+    while left or since:
+        which = Q(pk__in=left)
+        if since:
+            which |= Q(created_at__gte=max(since, now() - LOOK_BACK))
         with database_errors():
-            tasks = list(self._tasks.filter(which))
+            found = list(tasks.filter(which))
         release_connection()
-        before, self._seen = self._seen, {task.pk: (task.status, task.attempt) for task in tasks}
-        return [task for task in tasks if before.get(task.pk) != self._seen[task.pk]]
+        before, seen = seen, {task.pk: (task.status, task.attempt) for task in found}
+        yield from (task for task in found if before.get(task.pk) != seen[task.pk])
+        left = [task.pk for task in found if task.status not in ENDED]
+        if (left or since) and interrupted.wait(LOOK_EVERY_SECONDS):
+            return

@@ -9,20 +9,16 @@ import time
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, NoReturn
 
-from django.core.management.base import (
-    BaseCommand,
-    CommandError,
-    CommandParser,
-    DjangoHelpFormatter,
-    OutputWrapper,
-)
+from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter, OutputWrapper
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from platforms import InvalidInputs, PlatformError, PlatformTimeout, Unsupported
 from predictions.execution.runner import TaskCanceled
 from predictions.operations.diagnosis.formatting import because, full_stop, root_of
+from predictions.operations.maintenance import Summary
 from predictions.queue.queue import QueueFull
 from predictions.recorder import RecordRefused, RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
@@ -64,9 +60,6 @@ class AgentCommand(BaseCommand):
     """
 
     examples: str = ""
-    is_long = False
-    """Whether it takes --progress."""
-
     as_json = False
     progress: "Progress"
 
@@ -78,30 +71,26 @@ class AgentCommand(BaseCommand):
         kwargs |= {"epilog": f"examples:\n{self.examples}" if self.examples else "", "formatter_class": _Help}
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         parser.__class__ = _Parser  # Django offers no way to choose it
-        assert isinstance(parser, _Parser)
-        parser.as_json = self.as_json
+        _Parser.as_json = self.as_json
         return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
-        self.add_common(parser, is_long=self.is_long)
+        parser.add_argument("--json", action="store_true", dest="as_json", help="answer one JSON document on stdout")
 
-    def add_commands(self, parser: CommandParser, commands: dict[str, str], *, long: str = "") -> list[CommandParser]:
-        """Adds a parser for each subcommand: name → help. `long` names the one that shows progress."""
+    def add_progress(self, parser: CommandParser) -> None:
+        """Adds --progress, for a command that may take long."""
+        help_text = "tell progress on stderr also where that is no terminal"
+        parser.add_argument("--progress", action="store_true", help=help_text)
+
+    def add_commands(self, parser: CommandParser, commands: dict[str, str]) -> list[CommandParser]:
+        """Adds a parser for each subcommand: name → help."""
         choice = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
         parsers: list[CommandParser] = []
         for name, says in commands.items():
             added = choice.add_parser(name, help=says, description=f"{name}: {says}", formatter_class=_Help)
-            added.as_json = self.as_json
-            self.add_common(added, is_long=name == long)
+            AgentCommand.add_arguments(self, added)
             parsers.append(added)
         return parsers
-
-    def add_common(self, parser: CommandParser, *, is_long: bool) -> None:
-        parser.add_argument("--json", action="store_true", dest="as_json", help="answer one JSON document on stdout")
-        if is_long:
-            parser.add_argument(
-                "--progress", action="store_true", help="tell progress on stderr also where that is no terminal"
-            )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         self.as_json = options.get("as_json", False)
@@ -146,6 +135,10 @@ class AgentCommand(BaseCommand):
         self.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Calls the chosen subcommand, its parser's default of `run`. Commands without subcommands override this."""
+        options["run"](**options)
+
     @contextmanager
     def _failures_told(self) -> Iterator[None]:
         try:
@@ -165,6 +158,19 @@ class AgentCommand(BaseCommand):
             sys.exit(BROKEN_PIPE)
         finally:
             self.progress.clear()
+
+
+class MaintenanceCommand(AgentCommand):
+    """Base of the commands that settle or delete tasks: --dry-run, --progress, and a summary as the answer."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        self.add_progress(parser)
+        parser.add_argument("--dry-run", action="store_true", help="count what would be done, and do nothing")
+
+    def answer_summary(self, title: str, summary: Summary, *, dry_run: bool) -> None:
+        would_do = " would do" if dry_run else ""
+        self.answer({"dry_run": dry_run, **asdict(summary)}, f"{title}{would_do}: {summary}.")
 
 
 class _Parser(CommandParser):

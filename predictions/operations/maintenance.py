@@ -6,12 +6,11 @@ run finds nothing left to change.
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Q
 from django.utils.timezone import now
 
 from predictions import lifecycle, uploads
@@ -37,7 +36,7 @@ OnProgress = Callable[[int, int | None], None]
 
 
 def _untold(done: int, total: int | None) -> None:
-    """For those who do not want to know."""
+    pass
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ def init_check(*, dry_run: bool = False, on_progress: OnProgress = _untold) -> S
     to say that it holds the task), and its job on the platform is canceled. Sends the record service the results that
     it missed. `dry_run` only counts. Raises QueueUnavailable and RecordUnavailable, with nothing half done.
     """
-    summary = Summary(reported=_count_unreported() if dry_run else report_unreported())
+    summary = Summary(reported=count_unreported() if dry_run else report_unreported())
     tasks = _without_a_job()
     failed = []
     for number, task in enumerate(tasks):
@@ -87,7 +86,9 @@ def _without_a_job() -> list[Task]:
     It looks twice: a process says which tasks it holds up to LOOK_EVERY_SECONDS after it began them, and with a clock
     that was set their rows look old. The rows are read last: a task that ended meanwhile has no job either.
     """
-    unfinished = _ours().unfinished()
+    unfinished = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
+    if settings.MODEL_NAME:
+        unfinished = unfinished.filter(model_name=settings.MODEL_NAME)
     with database_errors():
         task_ids = list(unfinished.values_list("pk", flat=True))
     unknown = set(task_ids) - queue.unfinished_ids()
@@ -157,7 +158,9 @@ def purge_tasks(
                 break
             since = max(ended_at for ended_at in batch.values() if ended_at)
             stuck |= uploads.delete_files_of(batch)
-            summary.purged += _delete(batch.keys() - stuck)
+            # "pk" alone is read: the outputs of a thousand rows may take gigabytes
+            _, deleted = Task.objects.ended().filter(pk__in=batch.keys() - stuck).only("pk").delete()
+            summary.purged += deleted.get(Task._meta.label, 0)
         on_progress(summary.purged, None)
     with database_errors():
         summary.left = len(stuck) + uploads.delete_files_before(before)
@@ -167,10 +170,10 @@ def purge_tasks(
     return summary
 
 
-def _delete(task_ids: Collection[str]) -> int:
-    """One transaction, and nothing of the rows is read: a thousand may have gigabytes of outputs."""
-    _, deleted = Task.objects.ended().filter(pk__in=task_ids).only("pk").delete()
-    return deleted.get(Task._meta.label, 0)
+def count_unreported() -> int:
+    """How many ended tasks the record service has not heard of. Raises RecordUnavailable."""
+    with database_errors():
+        return _unreported().count()
 
 
 def report_unreported() -> int:
@@ -196,18 +199,6 @@ def report_unreported() -> int:
 
 def _unreported() -> TaskQuerySet:
     return Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME)
-
-
-def _count_unreported() -> int:
-    with database_errors():
-        return _unreported().count()
-
-
-def _ours() -> TaskQuerySet:
-    ours = Q(agent=settings.TASK_TYPE_NAME)
-    if settings.MODEL_NAME:
-        ours &= Q(model_name=settings.MODEL_NAME)
-    return Task.objects.filter(ours)
 
 
 def _fail(task: Task, why: str, *, as_seen: bool = False) -> int:

@@ -27,43 +27,31 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 def exposition() -> bytes:
     """The metrics in Prometheus' text format. What Redis or the database does not tell now is left out."""
     registry = CollectorRegistry()
-    registry.register(_Counted())
-    registry.register(_Standing())
-    registry.register(_Build())
+    registry.register(_Collector())
     return generate_latest(registry)
 
 
-class _Counted:
-    """The counters of all processes, without those that django-rq keeps for its own pages."""
+class _Collector:
+    """The gauges cost one round trip to Redis, and one query on the index of unfinished tasks."""
 
     def collect(self) -> Iterator[Metric]:
         with files_to_add_up(settings.METRICS_DIR) as files:
             counted = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return (metric for metric in counted if not metric.name.startswith(("rq_", FOLDED_FILES)))
-
-
-class _Standing:
-    """The gauges: one round trip to Redis, one query on the index of unfinished tasks."""
-
-    def collect(self) -> Iterator[Metric]:
+        # django-rq counts for its own pages
+        yield from (metric for metric in counted if not metric.name.startswith(("rq_", FOLDED_FILES)))
         try:
-            yield from _of_the_queue()
+            yield from _queue_gauges()
         except QueueUnavailable:
             logger.warning("metrics without the queue: Redis does not answer")
         try:
-            yield from _of_the_tasks()
+            yield from _task_gauges()
         except RecordUnavailable:
             logger.warning("metrics without the tasks: the database does not answer")
+        versions = {"version": settings.VERSION, "python_version": python_version()}
+        yield InfoMetricFamily("build", "The agent's version.", versions)
 
 
-class _Build:
-    def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily(
-            "build", "The agent's version.", {"version": settings.VERSION, "python_version": python_version()}
-        )
-
-
-def _of_the_queue() -> Iterator[Metric]:
+def _queue_gauges() -> Iterator[Metric]:
     queue = overview()
     yield GaugeMetricFamily("task_queue_size", "Tasks that wait: queued, scheduled, retrying.", queue.waiting)
     yield GaugeMetricFamily(
@@ -75,7 +63,7 @@ def _of_the_queue() -> Iterator[Metric]:
     yield GaugeMetricFamily("worker_slots_busy", "Tasks that workers run.", queue.running)
 
 
-def _of_the_tasks() -> Iterator[Metric]:
+def _task_gauges() -> Iterator[Metric]:
     tasks = statistics.unfinished()
     yield GaugeMetricFamily(
         "task_queue_oldest_seconds", "How long the oldest waiting task has waited.", tasks.oldest_waiting_seconds

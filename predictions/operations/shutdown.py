@@ -7,6 +7,8 @@ is one conditional UPDATE.
 import logging
 import threading
 import time
+from contextlib import suppress
+from functools import cache
 
 from django.conf import settings
 from django.db import connection
@@ -30,9 +32,6 @@ STAYS_CLOSED_SECONDS = 10
 AGAIN_SECONDS = 2.0
 PATIENCE_SECONDS = 20.0
 
-_lock = threading.Lock()
-_keeper: threading.Thread | None = None
-
 
 def close_for_good() -> None:
     """Closes the queue, and keeps it so until this process ends.
@@ -40,11 +39,7 @@ def close_for_good() -> None:
     Returns when all waiting tasks have ended. Without Redis or the database it returns after PATIENCE_SECONDS, and the
     next init check settles the rest.
     """
-    global _keeper
-    with _lock:
-        if _keeper is None:
-            _keeper = threading.Thread(target=_keep_closed, name="queue-closer", daemon=True)
-            _keeper.start()
+    _start_keeper()
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -58,6 +53,11 @@ def close_for_good() -> None:
             logger.warning("the queue is closed; %d waiting tasks were failed", failed)
             report_unreported()
             return
+
+
+@cache
+def _start_keeper() -> None:  # a worker closes the queue before and after its last tasks
+    threading.Thread(target=_keep_closed, name="queue-closer", daemon=True).start()
 
 
 def _keep_closed() -> None:
@@ -82,20 +82,13 @@ def close_queue() -> int:
     waiting = sorted(queue.waiting_outcomes().items(), key=lambda item: item[1] is not None)  # what needs least first
     try:
         for task_id, kept in waiting:
-            failed += _end(task_id, kept)
+            if kept is None or not outcomes.write_kept(task_id, Outcome.read(kept)):
+                with suppress(InvalidTransition):  # it has ended, or never began to exist
+                    # the record service may be slow, so it hears of the task later
+                    lifecycle.fail(Task(pk=task_id, agent=settings.TASK_TYPE_NAME), CLOSED, tell=False)
+                    failed += 1
             settled.append(task_id)
     finally:
         tasks_set_to_failed(failed)
         queue.remove(settled)
     return failed
-
-
-def _end(task_id: str, kept: str | None) -> int:
-    """Returns 1 if it failed the task, else 0. The record service may be slow, so it hears of the task later."""
-    if kept is not None and outcomes.write_kept(task_id, Outcome.read(kept)):
-        return 0
-    try:
-        lifecycle.fail(Task(pk=task_id, agent=settings.TASK_TYPE_NAME), CLOSED, tell=False)
-    except InvalidTransition:  # it has ended, or never began to exist
-        return 0
-    return 1

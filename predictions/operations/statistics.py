@@ -6,11 +6,11 @@ tasks, and three queries, cached for half a minute, for the ended ones. Those re
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import quantiles
-from typing import TypeVar, cast
+from typing import cast
 
 from django.conf import settings
 from django.core.cache import cache
@@ -22,8 +22,6 @@ from predictions.models import Task
 from predictions.operations import rollups
 from predictions.operations.rollups import DAY, HOUR, MINUTE, Minutes, floor
 
-T = TypeVar("T")
-
 REMEMBERED_SECONDS = 30
 SAMPLE = 2000
 """From how many of the latest ended tasks percentiles are taken."""
@@ -34,6 +32,7 @@ ENDINGS = (Task.Status.SUCCEEDED, Task.Status.FAILED, Task.Status.CANCELED)
 class Unfinished:
     """What this agent has not ended yet."""
 
+    waiting: int
     running: int
     oldest_waiting_seconds: float
     """How long the oldest waiting task has waited; 0 where none waits."""
@@ -89,25 +88,24 @@ def unfinished() -> Unfinished:
     is_pending = Q(status=Task.Status.PENDING)
     ours = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
     with database_errors():
-        told = ours.aggregate(running=Count("pk", filter=~is_pending), oldest=Min("created_at", filter=is_pending))
+        told = ours.aggregate(
+            waiting=Count("pk", filter=is_pending),
+            running=Count("pk", filter=~is_pending),
+            oldest=Min("created_at", filter=is_pending),
+        )
     waited = (now() - told["oldest"]).total_seconds() if told["oldest"] else 0.0
-    return Unfinished(told["running"], max(0.0, waited))
+    return Unfinished(told["waiting"], told["running"], max(0.0, waited))
 
 
 def ended_lately() -> tuple[Ended, Ended]:
     """What ended in the last hour by minutes, and in the last day by hours. Raises RecordUnavailable."""
-    by_minute = _remembered("by_minute", rollups.by_minute)
+    by_minute = cast(Minutes, cache.get_or_set("by_minute", rollups.by_minute, REMEMBERED_SECONDS))
     return _in_steps(by_minute, MINUTE, HOUR), _in_steps(by_minute, HOUR, DAY)
 
 
 def by_model() -> list[ModelFigures]:
     """Each model on each platform, the busiest first. Raises RecordUnavailable."""
-    return _remembered("by_model", _by_model)
-
-
-def _remembered(name: str, ask: Callable[[], T]) -> T:
-    """Caches the result in this process for REMEMBERED_SECONDS."""
-    return cast(T, cache.get_or_set(name, ask, REMEMBERED_SECONDS))
+    return cast(list[ModelFigures], cache.get_or_set("by_model", _by_model, REMEMBERED_SECONDS))
 
 
 def _in_steps(by_minute: Minutes, step: timedelta, span: timedelta) -> Ended:
@@ -121,43 +119,32 @@ def _in_steps(by_minute: Minutes, step: timedelta, span: timedelta) -> Ended:
     return Ended(starts, counts)
 
 
-@dataclass(slots=True)
-class _Group:
-    ended: int = 0
-    failed: int = 0
-    run_times: list[float] = field(default_factory=list)
-    queue_times: list[float] = field(default_factory=list)
-
-
 def _by_model() -> list[ModelFigures]:
     lately = Task.objects.ended().filter(agent=settings.TASK_TYPE_NAME, ended_at__gte=now() - DAY)
+    columns = ("model_name", "platform", "status", "running_time", "created_at", "started_at")
+    groups = defaultdict(list)
     with database_errors():
-        rows = list(
-            lately.order_by("-ended_at").values_list(
-                "model_name", "platform", "status", "running_time", "created_at", "started_at"
-            )[:SAMPLE]
+        for row in lately.order_by("-ended_at").values_list(*columns, named=True)[:SAMPLE]:
+            groups[row.model_name, row.platform].append(row)
+    figures = [
+        ModelFigures(
+            *key,
+            ended=len(rows),
+            failed=sum(row.status == Task.Status.FAILED for row in rows),
+            run_time=_percentiles(row.running_time for row in rows if row.running_time is not None),
+            queue_time=_percentiles(
+                (row.started_at - row.created_at).total_seconds() for row in rows if row.started_at
+            ),
         )
-    groups: defaultdict[tuple[str, str], _Group] = defaultdict(_Group)
-    for model_name, platform, status, running_time, created_at, started_at in rows:
-        group = groups[model_name, platform]
-        group.ended += 1
-        group.failed += status == Task.Status.FAILED
-        if running_time is not None:
-            group.run_times.append(running_time)
-        if started_at is not None:
-            group.queue_times.append((started_at - created_at).total_seconds())
-    told = [
-        ModelFigures(*key, group.ended, group.failed, _percentiles(group.run_times), _percentiles(group.queue_times))
-        for key, group in groups.items()
+        for key, rows in groups.items()
     ]
-    return sorted(told, key=lambda one: (-one.ended, one.model_name, one.platform))
+    return sorted(figures, key=lambda one: (-one.ended, one.model_name, one.platform))
 
 
 def _percentiles(seconds: Iterable[float]) -> Percentiles:
     values = sorted(seconds)
-    if not values:
-        return Percentiles(None, None, None)
-    if len(values) == 1:
-        return Percentiles(values[0], values[0], values[0])
+    if len(values) < 2:  # too few for `quantiles`
+        only = values[0] if values else None
+        return Percentiles(only, only, only)
     cuts = quantiles(values, n=100, method="inclusive")
     return Percentiles(cuts[49], cuts[89], cuts[98])

@@ -75,10 +75,15 @@ class CounterFile:
     def write_value(self, key: str, value: float, timestamp: float) -> None:
         self._values[key] = value
         try:
+            file = self._opened()
             if key in self._positions:
-                _write(self._opened(), struct.pack("dd", value, timestamp), self._positions[key])
-            else:
-                self._append(key, value, timestamp)
+                _write(file, struct.pack("dd", value, timestamp), self._positions[key])
+            else:  # the entry first and then the length that includes it: a file is whole wherever this ends
+                entry = _entry(key, value, timestamp)
+                _write(file, entry, self._used)
+                _write(file, struct.pack("i", self._used + len(entry)), 0)
+                self._used += len(entry)
+                self._positions[key] = self._used - 16
         except OSError as error:
             if not self._is_failing:
                 logger.warning("counts are kept in memory only: %s cannot be written (%s)", self._name, error.strerror)
@@ -90,15 +95,6 @@ class CounterFile:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def _append(self, key: str, value: float, timestamp: float) -> None:
-        """The entry first and then the length that includes it: a file is whole wherever this ends."""
-        file = self._opened()
-        entry = _entry(key, value, timestamp)
-        _write(file, entry, self._used)
-        _write(file, struct.pack("i", self._used + len(entry)), 0)
-        self._used += len(entry)
-        self._positions[key] = self._used - 16
 
     def _opened(self) -> int:
         if self._file is None:
@@ -129,7 +125,7 @@ def files_to_add_up(directory: str) -> Iterator[list[str]]:
         found = sorted(filter(_NAME.fullmatch, os.listdir(directory)))
         yield [
             str(file)
-            for kind, names in groupby(found, key=_kind)
+            for kind, names in groupby(found, key=lambda name: name.rpartition("_")[0])
             for file in _without_the_ended(Path(directory), kind, list(names), may_fold=may_fold)
         ]
 
@@ -143,31 +139,28 @@ def _locked(directory: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _lock(lock)
+        give_up_at = time.monotonic() + LOCK_SECONDS
+        while not (is_locked := _try_lock(lock)) and time.monotonic() < give_up_at:
+            time.sleep(0.01)  # waiting in flock would hold up the whole process under gevent
+        yield is_locked
     finally:
         os.close(lock)
 
 
-def _lock(file: int) -> bool:
-    """Asks again instead of waiting: under gevent the wait would hold up the whole process."""
-    give_up_at = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > give_up_at:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _without_the_ended(directory: Path, kind: str, names: list[str], *, may_fold: bool) -> list[Path]:
     """The readable files of one kind, after what ended processes counted has gone into the folded one."""
     folded = directory / f"{kind}_{FOLDED}.db"
     live = [directory / name for name in names if name != folded.name]
-    sums = (_read(folded) if folded.exists() else {}) or {}
-    counted = {_file_of(key) for key in sums if _is_marker(key)}
+    sums = _read(folded) or {}
+    counted = {json.loads(key)[2]["file"] for key in sums if _is_marker(key)}
     if may_fold:
         ended = [file for file in live if _has_ended(file)]
         if ended and _fold(folded, sums, [file for file in ended if file.name not in counted]):
@@ -213,29 +206,14 @@ def _read(file: Path) -> dict[str, float] | None:
 def _has_ended(file: Path) -> bool:
     """Whether the process that wrote the file has ended: a live one holds the file's lock."""
     try:
-        descriptor = os.open(file, os.O_RDWR)
+        with file.open("r+b") as opened:
+            return _try_lock(opened.fileno())
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _kind(name: str) -> str:
-    """`counter`, `histogram`, `summary` or `gauge_sum`."""
-    return name.rpartition("_")[0]
 
 
 def _is_marker(key: str) -> bool:
     return key.startswith(f'["{FOLDED_FILES}"')
-
-
-def _file_of(marker: str) -> str:
-    return str(json.loads(marker)[2]["file"])
 
 
 def _delete(file: Path) -> None:

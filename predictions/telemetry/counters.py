@@ -1,77 +1,59 @@
 """What this process counts for Prometheus; /metrics adds up all processes of the host (metrics.py).
 
-The instruments are made at their first use, so a command that counts nothing leaves no file behind. A process that
-serves makes them all when it starts (`begin_at_zero`): a counter that appears with its first count looks to Prometheus
-as if it had never been increased.
+A metric with labels writes to its file when it first has their values, one without labels as soon as it exists. So the
+latter are made at their first use, and a command that counts nothing leaves no file behind. A process that serves makes
+all when it starts (`begin_at_zero`): a counter that appears with its first count looks to Prometheus as if it had never
+been increased.
 """
 
+import threading
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from platforms import (
-    InvalidInputs,
-    PlatformError,
-    PlatformTimeout,
-    PlatformUnavailable,
-    Unsupported,
-)
+from platforms import InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported
 
 PLATFORM_ERRORS = (InvalidInputs, PlatformError, PlatformTimeout, PlatformUnavailable, Unsupported)
 MODELS = 200
 """How many model names a process tells apart; callers choose them, so the rest is counted as `other`."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
+_making = threading.Lock()  # two threads at once would register a metric twice
 
-class _Instruments:
-    """Each metric of SPEC's names. `_sum` gauges are counters whose fixed names end in no `_total`."""
-
-    @cached_property
-    def http_requests(self) -> Counter:
-        return Counter("http_requests", "HTTP requests answered.", ["path"])
-
-    @cached_property
-    def response_status(self) -> Gauge:
-        return Gauge(
-            "response_status", "HTTP answers by status; only grows.", ["path", "status"], multiprocess_mode="sum"
-        )
-
-    @cached_property
-    def http_response_time(self) -> Histogram:
-        return Histogram("http_response_time_seconds", "Seconds until the answer began.", ["path"], buckets=_SECONDS)
-
-    @cached_property
-    def set_to_failed(self) -> Gauge:
-        return Gauge(
-            "num_tasks_set_to_failed",
-            "Lost or archived tasks that a check, a sweep or a drain failed; only grows.",
-            multiprocess_mode="sum",
-        )
-
-    @cached_property
-    def async_failures(self) -> Counter:
-        return Counter("async_predict_failure", "Predictions in workers that failed.")
-
-    @cached_property
-    def async_time(self) -> Histogram:
-        return Histogram("async_predict_time", "Seconds that predictions in workers took.", buckets=_SECONDS)
-
-    @cached_property
-    def tasks_finished(self) -> Counter:
-        return Counter("tasks_finished", "Tasks that ended.", ["model", "status"])
-
-    @cached_property
-    def platform_request(self) -> Histogram:
-        return Histogram(
-            "platform_request_seconds",
-            "Seconds that the platform took for a prediction.",
-            ["platform", "outcome"],
-            buckets=_SECONDS,
-        )
+# SPEC fixes the names. The gauges are counters whose names end in no `_total`.
+_http_requests = Counter("http_requests", "HTTP requests answered.", ["path"])
+_response_status = Gauge(
+    "response_status", "HTTP answers by status; only grows.", ["path", "status"], multiprocess_mode="sum"
+)
+_http_response_time = Histogram(
+    "http_response_time_seconds", "Seconds until the answer began.", ["path"], buckets=_SECONDS
+)
+_tasks_finished = Counter("tasks_finished", "Tasks that ended.", ["model", "status"])
+_platform_request = Histogram(
+    "platform_request_seconds",
+    "Seconds that the platform took for a prediction.",
+    ["platform", "outcome"],
+    buckets=_SECONDS,
+)
 
 
-_instruments = _Instruments()
+@cache
+def _set_to_failed() -> Gauge:
+    help_text = "Lost or archived tasks that a check, a sweep or a drain failed; only grows."
+    return Gauge("num_tasks_set_to_failed", help_text, multiprocess_mode="sum")
+
+
+@cache
+def _async_failures() -> Counter:
+    return Counter("async_predict_failure", "Predictions in workers that failed.")
+
+
+@cache
+def _async_time() -> Histogram:
+    return Histogram("async_predict_time", "Seconds that predictions in workers took.", buckets=_SECONDS)
+
+
 _models: set[str] = set()
 OUTCOMES = ("succeeded", "stopped", "error", *sorted({error.outcome for error in PLATFORM_ERRORS}))
 """What becomes of a prediction, as the platform sees it."""
@@ -79,8 +61,9 @@ OUTCOMES = ("succeeded", "stopped", "error", *sorted({error.outcome for error in
 
 def begin_at_zero(*, platform: str, routes: Iterable[str] = (), models: Iterable[str] = ()) -> None:
     """Makes every metric, with the labels that are known before anything happens."""
-    for name in ("set_to_failed", "async_failures", "async_time"):
-        getattr(_instruments, name)
+    with _making:
+        for metric in (_set_to_failed, _async_failures, _async_time):
+            metric()
     for route in routes:
         _of_route(route, 200)
     for model in models:
@@ -102,9 +85,9 @@ def request_answered(path: str, status: int, seconds: float) -> None:
 def _of_route(path: str, status: int) -> tuple[Counter, Gauge, Histogram]:
     """What counts these answers; a metric looks it up slowly."""
     return (
-        _instruments.http_requests.labels(path),
-        _instruments.response_status.labels(path, str(status)),
-        _instruments.http_response_time.labels(path),
+        _http_requests.labels(path),
+        _response_status.labels(path, str(status)),
+        _http_response_time.labels(path),
     )
 
 
@@ -118,18 +101,22 @@ def task_finished(model_name: str, status: str) -> None:
 
 @lru_cache(maxsize=1024)
 def _of_model(model_name: str, status: str) -> Counter:
-    return _instruments.tasks_finished.labels(model_name, status)
+    return _tasks_finished.labels(model_name, status)
 
 
 def tasks_set_to_failed(count: int) -> None:
-    _instruments.set_to_failed.inc(count)
+    with _making:
+        failed = _set_to_failed()
+    failed.inc(count)
 
 
 def async_prediction(seconds: float, *, failed: bool) -> None:
     """A prediction that a worker ran, and the seconds it took."""
-    _instruments.async_time.observe(seconds)
+    with _making:
+        times, failures = _async_time(), _async_failures()
+    times.observe(seconds)
     if failed:
-        _instruments.async_failures.inc()
+        failures.inc()
 
 
 def platform_answered(platform: str, outcome: str, seconds: float) -> None:
@@ -139,4 +126,4 @@ def platform_answered(platform: str, outcome: str, seconds: float) -> None:
 
 @lru_cache(maxsize=256)
 def _of_platform(platform: str, outcome: str) -> Histogram:
-    return _instruments.platform_request.labels(platform, outcome)
+    return _platform_request.labels(platform, outcome)

@@ -1,6 +1,8 @@
 """Which request or task the running code belongs to, for log lines and for the headers sent on."""
 
-from contextvars import ContextVar, Token
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _ids: ContextVar[dict[str, str] | None] = ContextVar("ids", default=None)
 
@@ -10,19 +12,14 @@ def log_context() -> dict[str, str]:
     return _ids.get() or {}
 
 
-class working_on:  # noqa: N801  (it is used as a function is)
+@contextmanager
+def working_on(**ids: str) -> Iterator[None]:
     """A context that adds ids (`request_id`, `task_id`) to the log lines inside the block."""
-
-    __slots__ = ("_ids", "_token")
-
-    def __init__(self, **ids: str) -> None:
-        self._ids = ids
-
-    def __enter__(self) -> None:
-        self._token: Token[dict[str, str] | None] = _ids.set({**log_context(), **self._ids})
-
-    def __exit__(self, *error: object) -> None:
-        _ids.reset(self._token)
+    token = _ids.set({**log_context(), **ids})
+    try:
+        yield
+    finally:
+        _ids.reset(token)
 
 
 def request_id() -> str:

@@ -14,6 +14,8 @@ from predictions.queue.overview import Worker
 
 register = template.Library()
 
+LEVELS = {Level.OK: "success", Level.WARNING: "warning", Level.PROBLEM: "danger"}
+
 
 @register.filter
 def seconds(value: float | str | None) -> str:
@@ -39,53 +41,40 @@ def json_text(value: Any) -> str:
 
 @register.filter
 def models_table(models: list[ModelFigures] | None) -> dict[str, Any]:
-    return {
-        "headers": ["Model", "Platform", "Ended", "Failed", "Run time p50 · p90 · p99", "Queue time p50 · p90 · p99"],
-        "rows": [
-            [
-                one.model_name,
-                one.platform,
-                one.ended,
-                f"{one.failed_percent:.1f} %",
-                _three(one.run_time),
-                _three(one.queue_time),
-            ]
-            for one in models or ()
-        ],
-    }
+    headers = ["Model", "Platform", "Ended", "Failed", "Run time p50 · p90 · p99", "Queue time p50 · p90 · p99"]
+    rows = []
+    for one in models or ():
+        failed = f"{one.failed_percent:.1f} %"
+        rows.append([one.model_name, one.platform, one.ended, failed, _three(one.run_time), _three(one.queue_time)])
+    return {"headers": headers, "rows": rows}
 
 
 @register.filter
 def workers_table(workers: tuple[Worker, ...] | None) -> dict[str, Any]:
-    return {
-        "headers": ["Worker", "Host", "Load", "State"],
-        "rows": [
-            [one.name[:12], f"{one.host} ({one.pid})", f"{one.running} of {one.slots}", _state(one)]
-            for one in workers or ()
-        ],
-    }
+    rows = []
+    for one in workers or ():
+        silent = f"silent for {seconds(one.silent_seconds)}"
+        state = _badge("success", "alive") if one.is_alive else _badge("danger", silent)
+        rows.append([one.name[:12], f"{one.host} ({one.pid})", f"{one.running} of {one.slots}", state])
+    return {"headers": ["Worker", "Host", "Load", "State"], "rows": rows}
 
 
 @register.filter
 def findings_table(findings: list[Finding]) -> dict[str, Any]:
     rows = [
-        [one.part.capitalize(), _level(one.level), f"{one.message}. {one.hint}" if one.hint else one.message]
+        [
+            one.part.capitalize(),
+            _badge(LEVELS[one.level], one.level.value),
+            f"{one.message}. {one.hint}" if one.hint else one.message,
+        ]
         for one in findings
     ]
     return {"headers": ["Part", "State", "What was found"], "rows": rows}
 
 
-def _level(level: Level) -> SafeString:
-    badge = {Level.OK: "success", Level.WARNING: "warning", Level.PROBLEM: "danger"}[level]
-    return render_to_string("unfold/helpers/label.html", {"type": badge, "text": level.value})
+def _badge(colour: str, text: str) -> SafeString:
+    return render_to_string("unfold/helpers/label.html", {"type": colour, "text": text})
 
 
 def _three(times: Percentiles) -> str:
     return " · ".join(seconds(time) for time in (times.p50, times.p90, times.p99))
-
-
-def _state(worker: Worker) -> SafeString:
-    badge = {"type": "success", "text": "alive"}
-    if not worker.is_alive:
-        badge = {"type": "danger", "text": f"silent for {seconds(worker.silent_seconds)}"}
-    return render_to_string("unfold/helpers/label.html", badge)

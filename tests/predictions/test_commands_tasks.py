@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
-from predictions.management.following import changes_of, changes_since
-from predictions.management.interruption import Interruption
+from predictions.management.following import changes
 from predictions.models import Task
 from predictions.queue import queue
 from tests.helpers.api import submit
@@ -96,14 +96,14 @@ def test_canceling_reports_the_outcome_of_each_task(shell: Shell, client: APICli
     assert (again.code, again.out) == (1, f"{running}: the task has already ended: canceled\n")
 
 
-class Steps(Interruption):
+class Steps(Event):
     """Instead of waiting between two looks at the tasks, takes the next step; interrupted after the last."""
 
     def __init__(self, *steps: Callable[[], Any]) -> None:
         super().__init__()
         self._steps = list(steps)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, timeout: float | None = None) -> bool:
         if self._steps:
             self._steps.pop(0)()
             return False
@@ -119,7 +119,7 @@ def test_follow_prints_every_change_once() -> None:
         lambda: move(second, "failed"),
         lambda: pytest.fail("it looked again after all had ended"),
     )
-    told = [(row.pk, row.status, row.attempt) for row in changes_of([first.pk, second.pk], steps)]
+    told = [(row.pk, row.status, row.attempt) for row in changes(Task.objects.all(), steps, ids=[first.pk, second.pk])]
     assert told == [
         (first.pk, "pending", 0),
         (second.pk, "running", 1),
@@ -139,7 +139,7 @@ def test_follow_prints_new_tasks_until_they_end() -> None:
         lambda: came.append(task("succeeded", 3)),  # seen late: its commit took three seconds
         lambda: move(came[0], "canceled"),
     )
-    told = [(row.pk, row.status) for row in changes_since(now() - timedelta(seconds=4), Task.objects.all(), steps)]
+    told = [(row.pk, row.status) for row in changes(Task.objects.all(), steps, since=now() - timedelta(seconds=4))]
     assert told == [(came[0].pk, "pending"), (came[1].pk, "succeeded"), (came[0].pk, "canceled")]
 
 

@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 
 from platforms import Level
 from predictions.management.output import AgentCommand, printable
-from predictions.operations.diagnosis import Finding, checks, diagnose, worst
+from predictions.operations.diagnosis import checks, diagnose, worst
 
 INDENT = " " * 26
 
@@ -31,18 +31,16 @@ problem; warnings do not count."""
         parser.add_argument("--model", default=settings.MODEL_NAME, help="the model to ask the platform about")
 
     def handle(self, *args: Any, model: str, **options: Any) -> None:
+        styles = {Level.OK: self.style.SUCCESS, Level.WARNING: self.style.WARNING, Level.PROBLEM: self.style.ERROR}
         findings = []
         for finding in diagnose(checks(model)):
             findings.append(finding)
             if not self.as_json:
-                self.answer_line(None, self._line(finding))
+                level = styles[finding.level](f"{finding.level:8}")
+                hint = f"\n{INDENT}{printable(finding.hint)}" if finding.hint else ""
+                self.answer_line(None, f"{level} {finding.part:16} {printable(finding.message)}{hint}")
         level = worst(findings)
         if self.as_json:
             self.answer({"level": level, "findings": [asdict(finding) for finding in findings]}, "")
         if level is Level.PROBLEM:
             sys.exit(1)
-
-    def _line(self, finding: Finding) -> str:
-        style = {Level.OK: self.style.SUCCESS, Level.WARNING: self.style.WARNING, Level.PROBLEM: self.style.ERROR}
-        line = f"{style[finding.level](f'{finding.level:8}')} {finding.part:16} {printable(finding.message)}"
-        return f"{line}\n{INDENT}{printable(finding.hint)}" if finding.hint else line

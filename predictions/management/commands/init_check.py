@@ -1,15 +1,12 @@
 """`manage.py init_check`: find unfinished tasks on which nothing works any more."""
 
-from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import CommandParser
-
-from predictions.management.output import AgentCommand
+from predictions.management.output import MaintenanceCommand
 from predictions.operations import maintenance
 
 
-class Command(AgentCommand):
+class Command(MaintenanceCommand):
     help = """\
 Looks at every pending or running task of this agent on which nothing works. A running one fails once it is older than
 TASK_TIMEOUT. A pending one is queued again, and fails once it is older than TASK_RETENTION. Ended tasks that the record
@@ -19,13 +16,7 @@ service has not heard of are reported to it. Safe at any time, also twice at onc
   manage.py init_check                  settle lost tasks
   manage.py init_check --dry-run        only count it
   manage.py init_check --json           {"dry_run", "failed", "enqueued_again", "reported", "left", …}"""
-    is_long = True
-
-    def add_arguments(self, parser: CommandParser) -> None:
-        super().add_arguments(parser)
-        parser.add_argument("--dry-run", action="store_true", help="count what would be done, and do nothing")
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         summary = maintenance.init_check(dry_run=dry_run, on_progress=self.progress)
-        title = "Init check would do" if dry_run else "Init check"
-        self.answer({"dry_run": dry_run, **asdict(summary)}, f"{title}: {summary}.")
+        self.answer_summary("Init check", summary, dry_run=dry_run)

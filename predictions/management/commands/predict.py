@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn
 
 from django.core.management.base import CommandParser
@@ -16,8 +17,8 @@ from predictions.api.serializers import PredictionSerializer, task_object
 from predictions.database.errors import database_errors
 from predictions.execution.runner import TaskCanceled
 from predictions.ids import new_id
-from predictions.management.following import changes_of
-from predictions.management.interruption import Interruption
+from predictions.management.following import changes
+from predictions.management.interruption import interruption
 from predictions.management.output import INTERRUPTED, AgentCommand, printable, readable_json
 from predictions.models import Task
 from predictions.operations.diagnosis.formatting import full_stop
@@ -62,36 +63,36 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
         if options["wait"] and not options["queued"]:
             self.refuse("--wait goes with --async: without it the prediction is waited for anyway.")
         request = self._checked(options)
-        run = self._submit if options["queued"] else self._stream if options["stream"] else self._predict
-        with working_on(request_id=f"manage-{new_id().hex}"), Interruption() as interruption:
+        with working_on(request_id=f"manage-{new_id().hex}"), interruption() as interrupted:
             try:
-                run(request, interruption, options)
+                if options["queued"]:
+                    self._submit(request, interrupted, wait=options["wait"])
+                elif options["stream"]:
+                    self._stream(request, interrupted)
+                else:
+                    self._show(submission.predict(request, caller_is_gone=interrupted.is_set, on_task=self._note))
             except TaskCanceled:
-                self._canceled(interruption)
+                self._canceled(by_us=interrupted.is_set())
             except KeyboardInterrupt:  # the second Ctrl-C: the prediction did not end
                 self._cancel()
-                self._canceled(interruption)
+                self._canceled(by_us=True)
 
-    def _predict(self, request: PredictionRequest, interruption: Interruption, options: dict[str, Any]) -> None:
-        task = submission.predict(request, caller_is_gone=interruption.is_noted, on_task=self._note)
-        self._show(task)
-
-    def _submit(self, request: PredictionRequest, interruption: Interruption, options: dict[str, Any]) -> None:
+    def _submit(self, request: PredictionRequest, interrupted: Event, *, wait: bool) -> None:
         task = submission.submit(request)
         self._note(task)
-        if not options["wait"]:
+        if not wait:
             self.answer({"id": task.pk}, task.pk)
             return
-        for change in changes_of([task.pk], interruption):
+        for change in changes(Task.objects.all(), interrupted, ids=[task.pk]):
             self.tell(f"{change.status}: task {change.pk}")
-        if interruption.is_noted():
+        if interrupted.is_set():
             self._cancel()
         with database_errors():
             task.refresh_from_db()
-        self._show(task, interruption)
+        self._show(task, interrupted=interrupted.is_set())
 
-    def _stream(self, request: PredictionRequest, interruption: Interruption, options: dict[str, Any]) -> None:
-        task, chunks = submission.stream(request, caller_is_gone=interruption.is_noted)
+    def _stream(self, request: PredictionRequest, interrupted: Event) -> None:
+        task, chunks = submission.stream(request, caller_is_gone=interrupted.is_set)
         self._note(task)
         with closing(chunks):
             for chunk in chunks:
@@ -101,10 +102,9 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
         self.answer_line({"task": task_object(task)}, "")
         self._tell_success(task)
 
-    def _show(self, task: Task, interruption: Interruption | None = None) -> None:
-        """The end of a task that was waited for."""
+    def _show(self, task: Task, *, interrupted: bool = False) -> None:
         if task.status == Task.Status.CANCELED:
-            self._canceled(interruption)
+            self._canceled(by_us=interrupted)
         if task.status == Task.Status.FAILED:
             self.fail("failed", f"The prediction failed: {full_stop(printable(task.error_info))}")
         self.answer(task_object(task), readable_json(task.outputs))
@@ -117,12 +117,10 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
         self.task_id = task.pk
 
     def _cancel(self) -> None:
-        """Cancels the task as far as that is possible now."""
         with suppress(submission.TaskNotFound, submission.AlreadyFinished, RecordError, QueueUnavailable):
             submission.cancel(self.task_id)
 
-    def _canceled(self, interruption: Interruption | None) -> NoReturn:
-        by_us = interruption is not None and interruption.is_noted()
+    def _canceled(self, *, by_us: bool) -> NoReturn:
         self.fail("canceled", "The task was canceled.", returncode=INTERRUPTED if by_us else 1)
 
     def fail(self, code: str, sentence: str, *, returncode: int = 1, **about: str) -> NoReturn:
@@ -132,12 +130,10 @@ With --json, --stream prints a JSON document a line: the pieces {"id", "data"}, 
 
     def _checked(self, options: dict[str, Any]) -> PredictionRequest:
         """The request as the API checks it."""
+        inputs = self._inputs(options["inputs"], options["inputs_file"])
+        version = options["model_version"]
         request = PredictionSerializer(
-            data={
-                "model_name": options["model"],
-                "inputs": self._inputs(options["inputs"], options["inputs_file"]),
-                "model_version": options["model_version"],
-            }
+            data={"model_name": options["model"], "inputs": inputs, "model_version": version}
         )
         try:
             request.is_valid(raise_exception=True)

@@ -1,17 +1,16 @@
 """`manage.py purge_tasks`: delete old tasks."""
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from predictions.management.arguments import duration
-from predictions.management.output import AgentCommand
+from predictions.management.output import MaintenanceCommand
 from predictions.operations import maintenance
 
 
-class Command(AgentCommand):
+class Command(MaintenanceCommand):
     help = """\
 Deletes tasks that ended longer than TASK_RETENTION ago, with their uploaded files, in batches. What the record service
 has not heard of stays. Safe at any time, and may be interrupted; the scheduler process does this every hour."""
@@ -20,11 +19,9 @@ has not heard of stays. Safe at any time, and may be interrupted; the scheduler 
   manage.py purge_tasks --older-than 7d          older than seven days
   manage.py purge_tasks --older-than 1h --dry-run
   manage.py purge_tasks --json                   {"dry_run", "purged", …}"""
-    is_long = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--dry-run", action="store_true", help="count what would be deleted, and delete nothing")
         parser.add_argument(
             "--older-than",
             type=duration,
@@ -34,5 +31,4 @@ has not heard of stays. Safe at any time, and may be interrupted; the scheduler 
 
     def handle(self, *args: Any, dry_run: bool, older_than: timedelta | None, **options: Any) -> None:
         summary = maintenance.purge_tasks(older_than, dry_run=dry_run, on_progress=self.progress)
-        title = "Purge would do" if dry_run else "Purge"
-        self.answer({"dry_run": dry_run, **asdict(summary)}, f"{title}: {summary}.")
+        self.answer_summary("Purge", summary, dry_run=dry_run)

@@ -3,20 +3,18 @@
 import getpass
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandParser
-from django.db.models import Count
 
-from predictions.database.errors import database_errors, release_connection
+from predictions.database.errors import release_connection
 from predictions.management.arguments import duration
-from predictions.management.interruption import Interruption
+from predictions.management.interruption import interruption
 from predictions.management.output import INTERRUPTED, AgentCommand, printable
 from predictions.management.waiting import cancel_waiting
-from predictions.models import Task
+from predictions.operations import statistics
 from predictions.queue import queue
 from predictions.queue.overview import overview
 
@@ -41,22 +39,18 @@ class Command(AgentCommand):
   manage.py queue delete-waiting --yes       --json: {"waiting", "canceled"}"""
 
     def add_arguments(self, parser: CommandParser) -> None:
-        *_, drain, delete = self.add_commands(parser, COMMANDS, long="drain")
+        size, pause, resume, drain, delete = self.add_commands(parser, COMMANDS)
+        size.set_defaults(run=self._size)
+        pause.set_defaults(run=self._pause)
+        resume.set_defaults(run=self._resume)
+        drain.set_defaults(run=self._drain)
+        self.add_progress(drain)
+        delete.set_defaults(run=lambda yes, **options: cancel_waiting(self, yes=yes))
         drain.add_argument("--running", action="store_true", help="only until nothing runs")
         drain.add_argument("--timeout", type=duration, metavar="10m", help="give up after so long, with exit code 1")
         delete.add_argument("--yes", action="store_true", help="do not ask")
 
-    def handle(self, *args: Any, command: str, **options: Any) -> None:
-        run: dict[str, Callable[[dict[str, Any]], None]] = {
-            "size": self._size,
-            "pause": self._pause,
-            "resume": self._resume,
-            "drain": self._drain,
-            "delete-waiting": lambda options: cancel_waiting(self, yes=options["yes"]),
-        }
-        run[command](options)
-
-    def _size(self, options: dict[str, Any]) -> None:
+    def _size(self, **options: Any) -> None:
         now, bound = overview(), settings.MAX_QUEUE_SIZE
         paused = f"; paused by {printable(now.paused_by)}" if now.paused_by else ""
         self.answer(
@@ -71,25 +65,30 @@ class Command(AgentCommand):
             f"{now.waiting} of {bound} wait, {now.running} of {now.slots} slots run{paused}.",
         )
 
-    def _pause(self, options: dict[str, Any]) -> None:
-        queue.pause(f"{_who()} (manage.py)")
+    def _pause(self, **options: Any) -> None:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            user = "somebody"
+        queue.pause(f"{user} (manage.py)")
         self.answer({"paused": True}, "Paused: tasks are accepted, and stay waiting. `manage.py queue resume` goes on.")
 
-    def _resume(self, options: dict[str, Any]) -> None:
+    def _resume(self, **options: Any) -> None:
         queue.resume()
         self.answer({"paused": False}, "Resumed.")
 
-    def _drain(self, options: dict[str, Any]) -> None:
+    def _drain(self, *, timeout: timedelta | None, **options: Any) -> None:
         running_only: bool = options["running"]
-        timeout: timedelta | None = options["timeout"]
         started = time.monotonic()
-        if not running_only and queue.paused() and _unfinished()[0]:
+        if not running_only and queue.paused() and statistics.unfinished().waiting:
             self.refuse(
                 "The queue is paused, so waiting tasks stay: run `manage.py queue resume` first, or add --running."
             )
-        with Interruption() as interruption:
+        with interruption() as interrupted:
             while True:
-                waiting, running = _unfinished()
+                unfinished = statistics.unfinished()
+                release_connection()
+                waiting, running = unfinished.waiting, unfinished.running
                 seconds = time.monotonic() - started
                 if not running and (running_only or not waiting):
                     break
@@ -97,24 +96,7 @@ class Command(AgentCommand):
                 if timeout is not None and seconds >= timeout.total_seconds():
                     self.fail("timeout", f"It is not drained after {seconds:.0f} s: {left}.")
                 self.progress.say(f"{left} …")
-                if interruption.wait(LOOK_EVERY_SECONDS):
+                if interrupted.wait(LOOK_EVERY_SECONDS):
                     sys.exit(INTERRUPTED)
         document = {"waiting": waiting, "running": running, "seconds": round(seconds, 3)}
         self.answer(document, "Nothing runs." if running_only else "Drained: nothing waits or runs.")
-
-
-def _unfinished() -> tuple[int, int]:
-    """How many tasks of this agent wait, and how many run. Raises RecordUnavailable."""
-    ours = Task.objects.unfinished().filter(agent=settings.TASK_TYPE_NAME)
-    with database_errors():
-        counts = dict(ours.order_by().values_list("status").annotate(Count("pk")))
-    release_connection()
-    return counts.get(Task.Status.PENDING, 0), counts.get(Task.Status.RUNNING, 0)
-
-
-def _who() -> str:
-    """The name of the user who runs the command; a container's user may have none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "somebody"

@@ -1,7 +1,6 @@
 """`manage.py tasks`: list, show, cancel and follow tasks."""
 
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +11,8 @@ from predictions import submission
 from predictions.api.serializers import task_object, time_text
 from predictions.database.errors import database_errors
 from predictions.management.arguments import moment, positive
-from predictions.management.following import changes_of, changes_since
-from predictions.management.interruption import Interruption
+from predictions.management.following import changes
+from predictions.management.interruption import interruption
 from predictions.management.output import INTERRUPTED, AgentCommand, printable, readable_json, table
 from predictions.management.waiting import cancel_waiting
 from predictions.models import Task, TaskQuerySet
@@ -25,12 +24,7 @@ COMMANDS = {
     "follow": """every change of the tasks until all have ended; exit code 1 if one did not succeed.
 Without ids: those of every new task, until Ctrl-C""",
 }
-FILTERS = {
-    "status": "status",
-    "model": "model_name",
-    "user": "user_id",
-    "platform": "platform",
-}
+FILTERS = {"status": "status", "model": "model_name", "user": "user_id", "platform": "platform"}
 """Option → the column that has its value."""
 LISTED = ("status", "model_name", "model_version", "platform", "user_id", "error_info", "attempt", "running_time")
 SHOWN = ("agent", "user_id", "request_id", "upstream_id", "upstream_cancel", "unreported", "inputs")
@@ -49,6 +43,10 @@ class Command(AgentCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         listing, showing, canceling, following = self.add_commands(parser, COMMANDS)
+        listing.set_defaults(run=self._list)
+        showing.set_defaults(run=self._show)
+        canceling.set_defaults(run=self._cancel)
+        following.set_defaults(run=self._follow)
         for filtered in (listing, following):
             filtered.add_argument("--model", help="of this model")
             filtered.add_argument("--user", help="of this user (the UID header)")
@@ -62,18 +60,9 @@ class Command(AgentCommand):
         canceling.add_argument("--yes", action="store_true", help="do not ask")
         following.add_argument("ids", nargs="*", metavar="id", help="tasks; none: every new one")
 
-    def handle(self, *args: Any, command: str, **options: Any) -> None:
-        run: dict[str, Callable[[dict[str, Any]], None]] = {
-            "list": self._list,
-            "show": self._show,
-            "cancel": self._cancel,
-            "follow": self._follow,
-        }
-        run[command](options)
-
-    def _list(self, options: dict[str, Any]) -> None:
+    def _list(self, *, limit: int, **options: Any) -> None:
         with database_errors():
-            tasks = list(_chosen(options).defer("inputs", "outputs")[: options["limit"]])
+            tasks = list(_chosen(options).defer("inputs", "outputs")[:limit])
         rows = [
             (task.pk, task.status, _model(task), task.platform, task.user_id, _when(task.created_at), _seconds(task))
             for task in tasks
@@ -81,29 +70,26 @@ class Command(AgentCommand):
         head = ("ID", "STATUS", "MODEL", "PLATFORM", "USER", "SUBMITTED (UTC)", "RUN TIME")
         self.answer({"tasks": [_listed(task) for task in tasks]}, table(head, rows) if rows else "No such tasks.")
 
-    def _show(self, options: dict[str, Any]) -> None:
+    def _show(self, *, id: str, **options: Any) -> None:  # noqa: A002  (the argument's name)
         with database_errors():
-            task = Task.objects.filter(pk=options["id"]).first()
+            task = Task.objects.filter(pk=id).first()
         if task is None:
-            self.fail("not_found", f"There is no task {printable(options['id'])}.")
+            self.fail("not_found", f"There is no task {printable(id)}.")
         whole = task_object(task) | {name: getattr(task, name) for name in SHOWN}
         json_fields = ("inputs", "outputs")
         lines = [f"{name + ':':16} {printable(str(value))}" for name, value in whole.items() if name not in json_fields]
         lines += [f"{name}:\n{readable_json(whole[name])}" for name in json_fields]
         self.answer(whole, "\n".join(lines))
 
-    def _cancel(self, options: dict[str, Any]) -> None:
-        if bool(options["ids"]) == options["all_pending"]:
+    def _cancel(self, *, ids: list[str], all_pending: bool, yes: bool, **options: Any) -> None:
+        if bool(ids) == all_pending:
             self.refuse("Say which tasks to cancel: their ids, or --all-pending.")
-        if options["all_pending"]:
-            cancel_waiting(self, yes=options["yes"])
-        else:
-            self._cancel_each(dict.fromkeys(options["ids"]))
-
-    def _cancel_each(self, task_ids: dict[str, None]) -> None:
+        if all_pending:
+            cancel_waiting(self, yes=yes)
+            return
         done: dict[str, list[Any]] = {"canceled": [], "ending": [], "failed": []}
         lines = []
-        for task_id in task_ids:
+        for task_id in dict.fromkeys(ids):
             outcome, said, code = _cancel(task_id)
             done[outcome].append({"id": task_id, "error": said, "code": code} if code else task_id)
             lines.append(f"{printable(task_id)}: {said}")
@@ -111,28 +97,19 @@ class Command(AgentCommand):
         if done["failed"]:
             sys.exit(1)
 
-    def _follow(self, options: dict[str, Any]) -> None:
-        with Interruption() as interruption:
-            if not options["ids"]:
-                for task in changes_since(now(), _chosen(options), interruption):
-                    self.answer_line(_listed(task), _line(task))
+    def _follow(self, *, ids: list[str], **options: Any) -> None:
+        followed = Task.objects.all() if ids else _chosen(options)
+        statuses: dict[str, str] = {}
+        with interruption() as interrupted:
+            for task in changes(followed, interrupted, ids=ids, since=None if ids else now()):
+                statuses[task.pk] = task.status
+                self.answer_line(_listed(task), _line(task))
+            if interrupted.is_set():
                 sys.exit(INTERRUPTED)
-            ended = self._follow_ids(list(dict.fromkeys(options["ids"])), interruption)
-            if interruption.is_noted():
-                sys.exit(INTERRUPTED)
-        if set(ended.values()) != {Task.Status.SUCCEEDED}:
-            sys.exit(1)
-
-    def _follow_ids(self, task_ids: list[str], interruption: Interruption) -> dict[str, str]:
-        """Prints the tasks' changes until they have ended; how each of them stands then."""
-        stands: dict[str, str] = {}
-        for task in changes_of(task_ids, interruption):
-            stands[task.pk] = task.status
-            self.answer_line(_listed(task), _line(task))
-        unknown = [task_id for task_id in task_ids if task_id not in stands]
-        if unknown and not interruption.is_noted():
+        if unknown := [task_id for task_id in dict.fromkeys(ids) if task_id not in statuses]:
             self.fail("not_found", f"There is no task {printable(', '.join(unknown))}.")
-        return stands
+        if set(statuses.values()) != {Task.Status.SUCCEEDED}:
+            sys.exit(1)
 
 
 def _chosen(options: dict[str, Any]) -> TaskQuerySet:
@@ -155,13 +132,11 @@ def _cancel(task_id: str) -> tuple[str, str, str]:
 
 
 def _listed(task: Task) -> dict[str, Any]:
-    """A task without its inputs and outputs."""
     times = {name: time_text(getattr(task, name)) for name in ("created_at", "started_at", "ended_at")}
     return {"id": task.pk, **{name: getattr(task, name) for name in LISTED}, **times}
 
 
 def _line(task: Task) -> str:
-    """One line for each change."""
     attempt = f" (attempt {task.attempt})" if task.attempt > 1 else ""
     why = f": {printable(task.error_info)}" if task.error_info else ""
     seconds = f" in {_seconds(task)}" if task.status == Task.Status.SUCCEEDED else ""

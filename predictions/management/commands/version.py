@@ -17,9 +17,5 @@ class Command(AgentCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
-        versions = {
-            "version": settings.VERSION,
-            "python": platform.python_version(),
-            "django": django.get_version(),
-        }
+        versions = {"version": settings.VERSION, "python": platform.python_version(), "django": django.get_version()}
         self.answer(versions, "serving-agent {version} (Python {python}, Django {django})".format(**versions))

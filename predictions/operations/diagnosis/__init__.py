@@ -63,31 +63,24 @@ def checks(model_name: str = "") -> dict[str, Check]:
 
 def diagnose(parts: dict[str, Check], *, deadline_seconds: float = DEADLINE_SECONDS) -> Iterator[Finding]:
     """The findings of each part, in the order of `parts`, as they come; one that takes too long is a problem."""
-    answers = {part: _start(part, check) for part, check in parts.items()}
+    answers: dict[str, Answer] = {part: SimpleQueue() for part in parts}
+    for part, check in parts.items():
+        arguments = (part, check, answers[part])
+        threading.Thread(target=_look, args=arguments, name=f"check {part}", daemon=True).start()
     deadline = time.monotonic() + deadline_seconds
     for part, answer in answers.items():
-        for health in _received(answer, deadline):
-            yield Finding(part, health.level, health.message, health.hint)
-
-
-def _received(answer: Answer, deadline: float) -> Iterator[Health]:
-    try:
-        while (health := answer.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
-            yield health
-    except Empty:
-        yield problem("it did not answer in time", "It hangs: look at it, and at the network.")
+        try:
+            while (health := answer.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+                yield Finding(part, health.level, health.message, health.hint)
+        except Empty:
+            hint = "It hangs: look at it, and at the network."
+            yield Finding(part, Level.PROBLEM, "it did not answer in time", hint)
 
 
 def worst(findings: Iterable[Finding]) -> Level:
     """The level of the whole."""
     order = list(Level)
     return max((finding.level for finding in findings), key=order.index, default=Level.OK)
-
-
-def _start(part: str, check: Check) -> Answer:
-    answer: Answer = SimpleQueue()
-    threading.Thread(target=_look, args=(part, check, answer), name=f"check {part}", daemon=True).start()
-    return answer
 
 
 def _look(part: str, check: Check, answer: Answer) -> None:

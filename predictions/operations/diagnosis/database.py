@@ -6,12 +6,11 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, NotSupportedError, connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
 from platforms import Health
 from platforms.health import ok, problem, warning
-from predictions.operations.diagnosis.formatting import disk_is_short, first_line
+from predictions.operations.diagnosis.formatting import check_disk, first_line
 
 CONNECT_SECONDS = 5
 CROWDED = 0.8
@@ -43,9 +42,13 @@ def check_database() -> Iterator[Health]:
     except (DatabaseError, InterfaceError, NotSupportedError) as error:
         yield problem(f"it cannot be reached: {first_line(error)}", "Is DATABASE_URL right, and the server running?")
         return
-    yield ok(_described(own))
-    if pending := _pending_migrations(own):
-        yield problem(f"{len(pending)} migrations are not applied, from {pending[0]} on", "Run `manage.py migrate`.")
+    version = ".".join(str(number) for number in own.get_database_version())
+    known, is_sqlite = own.settings_dict, own.vendor == "sqlite"
+    where = known["NAME"] if is_sqlite else f"{known['HOST']}:{known['PORT']}/{known['NAME']}"
+    yield ok(f"{own.display_name} {version}, {where}")
+    executor = MigrationExecutor(own)
+    if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        yield problem(f"{len(plan)} migrations are not applied, from {plan[0][0]} on", "Run `manage.py migrate`.")
         return
     try:
         with own.cursor() as cursor:
@@ -55,33 +58,14 @@ def check_database() -> Iterator[Health]:
             f"it cannot be written to: {first_line(error)}",
             "Point DATABASE_URL to the primary, with an account that may write.",
         )
-    yield from _sqlite(own) if own.vendor == "sqlite" else _connections(own)
-
-
-def _described(own: BaseDatabaseWrapper) -> str:
-    version = ".".join(str(number) for number in own.get_database_version())
-    known = own.settings_dict
-    where = known["NAME"] if own.vendor == "sqlite" else f"{known['HOST']}:{known['PORT']}/{known['NAME']}"
-    return f"{own.display_name} {version}, {where}"
-
-
-def _pending_migrations(own: BaseDatabaseWrapper) -> list[str]:
-    executor = MigrationExecutor(own)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return [str(migration) for migration, _ in plan]
-
-
-def _sqlite(own: BaseDatabaseWrapper) -> Iterator[Health]:
-    if settings.PRODUCTION:
+    if is_sqlite and settings.PRODUCTION:
         yield warning(
             "SQLite in production: every process must be on this host, and one writes at a time",
             "Set DATABASE_URL=postgres://user:password@host/name.",
         )
-    if short := disk_is_short(Path(own.settings_dict["NAME"]).parent):
-        yield warning(f"its disk has {short}", "Make room, or lower TASK_RETENTION and run `manage.py purge_tasks`.")
-
-
-def _connections(own: BaseDatabaseWrapper) -> Iterator[Health]:
+    if is_sqlite:
+        yield from check_disk(Path(known["NAME"]).parent)
+        return
     with own.cursor() as cursor:
         cursor.execute("SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity")
         used, limit = cursor.fetchone()

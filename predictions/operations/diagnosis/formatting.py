@@ -1,7 +1,11 @@
 """How findings put things."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from platforms import Health
+from platforms.health import warning
 
 SHORT_BYTES = 500 * 1024 * 1024
 SHORT_SHARE = 0.02
@@ -43,11 +47,11 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def disk_is_short(directory: Path) -> str:
-    """How little room is left there; empty where there is enough, or the directory is not there yet."""
+def check_disk(directory: Path) -> Iterator[Health]:
+    """Warns of a disk that is nearly full; says nothing where the directory is not there yet."""
     if not directory.is_dir():
-        return ""
+        return
     usage = shutil.disk_usage(directory)
-    if usage.free > SHORT_BYTES and usage.free > SHORT_SHARE * usage.total:
-        return ""
-    return f"{usage.free // 2**20} MiB left"
+    if usage.free <= max(SHORT_BYTES, SHORT_SHARE * usage.total):
+        left = f"its disk has {usage.free // 2**20} MiB left"
+        yield warning(left, "Make room, or lower TASK_RETENTION and run `manage.py purge_tasks`.")

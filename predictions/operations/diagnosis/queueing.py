@@ -35,13 +35,6 @@ def check_redis() -> Iterator[Health]:
 def judged(redis: Server) -> Iterator[Health]:
     """Judges whether a queue can rely on this server."""
     yield ok(f"Redis {redis.version}, {redis.mode}, at {redis.address}; {redis.replicas} replicas")
-    yield from _of_its_kind(redis)
-    yield from _of_its_memory(redis)
-    yield from _of_its_disk(redis)
-    yield from _of_its_clock(redis)
-
-
-def _of_its_kind(redis: Server) -> Iterator[Health]:
     if tuple(int(part) for part in redis.version.split(".")[:2]) < NEEDED_VERSION:
         yield problem(f"Redis {redis.version} is too old", "Use Redis 6.2 or later, or Valkey.")
     if redis.role != "master":
@@ -59,9 +52,6 @@ def _of_its_kind(redis: Server) -> Iterator[Health]:
         )
     if not redis.cluster_is_well:
         yield problem("the cluster is down: some slots have no master", "Look at `redis-cli CLUSTER NODES`.")
-
-
-def _of_its_memory(redis: Server) -> Iterator[Health]:
     if redis.eviction != "noeviction":
         yield problem(
             f"it throws keys away when memory is short (maxmemory-policy {redis.eviction}): tasks would be lost",
@@ -70,9 +60,6 @@ def _of_its_memory(redis: Server) -> Iterator[Health]:
     if redis.memory_limit and redis.memory > FULL_SHARE * redis.memory_limit:
         share = 100 * redis.memory / redis.memory_limit
         yield warning(f"{share:.0f} % of its memory is used", "Raise maxmemory, or find out what else is kept in it.")
-
-
-def _of_its_disk(redis: Server) -> Iterator[Health]:
     if not redis.is_saved:
         yield problem("its last write to disk failed", "Look at its log: is its disk full?")
     if not redis.appends and not settings.USE_LOCAL_REDIS:
@@ -80,9 +67,6 @@ def _of_its_disk(redis: Server) -> Iterator[Health]:
             "it does not write each change to disk: after a restart only the init check queues the waiting tasks again",
             "Set appendonly yes.",
         )
-
-
-def _of_its_clock(redis: Server) -> Iterator[Health]:
     if abs(redis.seconds_ahead) > SKEW_SECONDS:
         side = "ahead of" if redis.seconds_ahead > 0 else "behind"
         yield warning(

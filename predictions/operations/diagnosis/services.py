@@ -12,9 +12,8 @@ from django.db import DatabaseError
 from platforms import Call, Health, Platform, PlatformError, get_platform
 from platforms.health import ok, problem, warning
 from predictions import uploads
-from predictions.database.errors import database_errors
-from predictions.models import Task
-from predictions.operations.diagnosis.formatting import because, disk_is_short, first_line
+from predictions.operations.diagnosis.formatting import because, check_disk, first_line
+from predictions.operations.maintenance import count_unreported
 from predictions.recorder import RecordUnavailable, get_recorder
 from predictions.uploads import StorageUnavailable
 
@@ -39,8 +38,7 @@ def check_record_service() -> Iterator[Health]:
     if not recorder.remote:
         return
     try:
-        with database_errors():
-            unreported = Task.objects.ended().filter(unreported=True, agent=settings.TASK_TYPE_NAME).count()
+        unreported = count_unreported()
     except (RecordUnavailable, DatabaseError):  # the database's own check says so
         return
     if unreported:
@@ -58,8 +56,8 @@ def check_storage() -> Iterator[Health]:
         return
     where = f"the bucket {settings.AWS_BUCKET}" if settings.AWS_BUCKET else settings.MEDIA_ROOT
     yield ok(f"{where} takes files and deletes them")
-    if not settings.AWS_BUCKET and (short := disk_is_short(Path(settings.MEDIA_ROOT))):
-        yield warning(f"its disk has {short}", "Make room, or lower TASK_RETENTION and run `manage.py purge_tasks`.")
+    if not settings.AWS_BUCKET:
+        yield from check_disk(Path(settings.MEDIA_ROOT))
 
 
 def check_upload_address() -> Iterator[Health]:
@@ -71,7 +69,10 @@ def check_upload_address() -> Iterator[Health]:
     hint = "Set UPLOAD_WEBHOOK_ADDRESS to where models reach this agent's web (or webhook) process, and start that."
     try:
         host = urlsplit(settings.UPLOAD_BASE_URL).hostname
-        status = _status_of(f"{settings.UPLOAD_BASE_URL}/live")
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy
+            live = f"{settings.UPLOAD_BASE_URL}/live"
+            status = session.get(live, timeout=ANSWER_SECONDS, allow_redirects=False, stream=True).status_code
     except (requests.RequestException, ValueError) as error:
         yield warning(f"{settings.UPLOAD_BASE_URL} cannot be reached: {first_line(error)}", hint)
         return
@@ -100,10 +101,3 @@ def _platform() -> Platform | Health:
         return get_platform(settings.ML_PLATFORM, settings.PLATFORMS)
     except Exception as error:  # a local predictor's module may raise anything when it is imported
         return problem(f"it cannot be set up: {type(error).__name__}: {first_line(error)}", "See settings, above.")
-
-
-def _status_of(url: str) -> int:
-    """The status of the answer to a GET, without redirects and proxies. Raises requests.RequestException."""
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.get(url, timeout=ANSWER_SECONDS, allow_redirects=False, stream=True).status_code
