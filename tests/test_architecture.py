@@ -27,7 +27,7 @@ ONLY_IN = {
     "requests": ["platforms/wire.py", "predictions/operations/diagnosis/"],
     "urllib3": ["platforms/"],
     "httptools": ["platforms/wire.py"],
-    "certifi": ["platforms/connections.py"],
+    "certifi": ["platforms/connections.py", "platforms/connection.py"],
     "orjson": ["platforms/parsing.py"],
     "psycopg": ["predictions/database/"],
     "opentelemetry": ["predictions/telemetry/tracing.py"],
