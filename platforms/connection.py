@@ -176,6 +176,7 @@ class Answer(HTTPResponse):
         while self.status < 200:  # an interim answer; http.client skips only `100 Continue`
             self.headers = None  # type: ignore[assignment]
             self.begin()
+        self._is_read = False
         self._decoded: urllib3.HTTPResponse | None = None
         if self.getheader("content-encoding"):
             headers = urllib3.HTTPHeaderDict(self.getheaders())
@@ -187,7 +188,16 @@ class Answer(HTTPResponse):
         piece = (self if self._decoded is None else self._decoded).read1(PIECE_BYTES)
         if not piece and self.length:
             raise IncompleteRead(b"", self.length)
+        self._is_read = not piece
         return piece
+
+    @property
+    def connection_is_reusable(self) -> bool:
+        """Whether its connection may carry another request.
+
+        Not after a 500: uvicorn closes its connection a moment later, when the next request may be on its way.
+        """
+        return self._is_read and not self.will_close and self.status != 500
 
 
 class _Incoming(io.RawIOBase):

@@ -36,7 +36,6 @@ class Reply:
         self._answer = answer
         self._call = call
         self._meaning_of = meaning_of
-        self._is_read = False
         self._is_closed = False
 
     def __enter__(self) -> "Reply":
@@ -46,14 +45,11 @@ class Reply:
         self.close()
 
     def close(self) -> None:
-        """Keeps the connection for another request if the whole body was read.
-
-        Not after a 500: uvicorn closes its connection a moment later, when the next request may be on its way.
-        """
+        """Ends the use of the connection."""
         if not self._is_closed:
             self._is_closed = True
             self._answer.close()
-            self._connection.release(reusable=self._is_read and not self._answer.will_close and self.status != 500)
+            self._connection.release(reusable=self._answer.connection_is_reusable)
 
     @property
     def is_success(self) -> bool:
@@ -62,7 +58,7 @@ class Reply:
     def pieces(self) -> Iterator[bytes]:
         """The body, each piece as soon as it arrives."""
         try:
-            yield from self._pieces()
+            yield from iter(self._answer.next_piece, b"")
         except BROKEN as error:
             raise self._meaning_of(error) from error
         self._call.check()  # a stop closes the connection, which looks like the end of a body without a length
@@ -83,7 +79,7 @@ class Reply:
         content = bytearray()
         with self._call.part(ERROR_BODY_SECONDS) as part, suppress(PlatformTimeout, *BROKEN):
             self._connection.use_for(part)
-            for piece in self._pieces():
+            for piece in iter(self._answer.next_piece, b""):
                 content += piece
                 if len(content) >= ERROR_BODY_BYTES:
                     break
@@ -104,10 +100,6 @@ class Reply:
                 raise AnswerTooLarge("the platform's stream has a line that is too long")
         if rest:
             yield _line(rest)
-
-    def _pieces(self) -> Iterator[bytes]:
-        yield from iter(self._answer.next_piece, b"")
-        self._is_read = True
 
 
 def _line(line: bytes | bytearray) -> str:
