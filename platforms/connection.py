@@ -8,6 +8,7 @@ read gets only the time that the call has left, and `Call.stop` wakes a waiting 
 """
 
 import io
+import re
 import socket
 import threading
 import time
@@ -42,6 +43,7 @@ MAX_IDLE = 512
 """Idle connections kept for each origin."""
 MAX_ORIGINS = 8
 """Origins whose idle connections are kept."""
+_LINE_BREAK = re.compile(r"[\r\n\0]")
 PIECE_BYTES = 64 * 1024
 MAX_RECEIVED_BYTES = 256 * 1024
 """Limit for the headers, and for each piece of a body with its chunk sizes, trailers and gzip headers."""
@@ -286,7 +288,7 @@ def _written(method: str, url: Url, headers: Mapping[str, str], body: bytes | No
     if body is not None or method != "GET":
         fields["Content-Length"] = str(len(body or b""))
     fields.update(headers)
-    if not all(value.isprintable() for value in fields.values()):
-        raise InvalidRequest("a header with a control character")
+    if _LINE_BREAK.search("".join(fields.values())):
+        raise InvalidRequest("a header with a line break")
     lines = [f"{method} {url.request_uri} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
