@@ -326,12 +326,19 @@ class Tasks(RuleBasedStateMachine):
             if self.is_sound and self.ending != "killed":
                 self.finish_all()
         finally:
-            for actor in self.actors:
-                actor.go(Order.DIE)
-        if self.is_sound:
-            self.actors.clear()
-            self.referee.glance()
-            self.settle()
+            self.kill_all()
+        try:
+            if self.is_sound:
+                self.referee.glance()
+                self.settle()
+        finally:
+            self.kill_all()
+
+    def kill_all(self) -> None:
+        """Nobody keeps a connection to the database: the next example needs all of the pool."""
+        for actor in self.actors:
+            actor.go(Order.DIE)
+        self.actors.clear()
 
     def finish_all(self) -> None:
         """An init check that comes in the middle of it all must touch nothing that has a job."""

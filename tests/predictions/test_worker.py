@@ -123,8 +123,8 @@ def test_a_job_that_does_not_end_gives_its_slot_on(
 ) -> None:
     monkeypatch.setattr(supervisor, "REACT_SECONDS", 0.2)
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
-    configured(TASK_TIMEOUT=1)
-    stuck = submit(client, {"sleep": 8})  # one call of C: no exception reaches it before it returns
+    configured(TASK_TIMEOUT=3)
+    stuck = submit(client, {"sleep": 10})  # one call of C: no exception reaches it before it returns
     start_worker(concurrency=1)
     until(lambda: status_of(stuck) == "failed")
     next_one = submit(client, {"answer": 1})
