@@ -93,11 +93,11 @@ def on_reload(arbiter: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Prepares the process for serving: time limits for its database, counters at 0, what to do at its end."""
     from predictions.api.requests import known_routes
-    from predictions.database import bound_answers
+    from predictions.database.postgresql import bound_waits
     from predictions.server.process import spare_collector
     from predictions.telemetry.counters import begin_at_zero
 
-    bound_answers(cooperative=True)
+    bound_waits(cooperative=True)
     if settings.USE_LOCAL_REDIS and settings.ROOT_URLCONF == "config.urls":
         from predictions.operations import shutdown
 

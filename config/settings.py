@@ -188,10 +188,10 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "predictions.api.requests.TrailingSlashMiddleware",
-    "predictions.api.headers.HTTPSRedirectMiddleware",
+    "predictions.api.requests.HTTPSRedirectMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "predictions.api.headers.HeadersMiddleware",
+    "predictions.api.requests.HeadersMiddleware",
     "predictions.api.requests.RequestMiddleware",
     "predictions.api.health.ProbeMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -333,7 +333,7 @@ X_FRAME_OPTIONS = "DENY"
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["predictions.api.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["predictions.api.authentication.MayCall"],
-    "DEFAULT_PARSER_CLASSES": ["predictions.api.bodies.JSONBodyParser"],
+    "DEFAULT_PARSER_CLASSES": ["predictions.api.requests.JSONBodyParser"],
     "DEFAULT_RENDERER_CLASSES": ["predictions.api.requests.JSONAnswer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "predictions.api.requests.AlwaysJSON",
     "EXCEPTION_HANDLER": "predictions.api.errors.answer",

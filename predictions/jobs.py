@@ -7,15 +7,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from platforms import Call, CallStopped, StopReason
+from platforms import CallStopped
 from predictions.execution import runner
 from predictions.operations import maintenance, rollups
-from predictions.queue import queue
 from predictions.recorder import RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
 from predictions.telemetry.log_context import working_on
 from predictions.uploads import StorageUnavailable
-from predictions.worker.runs import Requeue, RetryLater, Run, current_run
+from predictions.worker.runs import Requeue, RetryLater, current_run
 
 logger = logging.getLogger(__name__)
 
@@ -24,27 +23,11 @@ def run_prediction(task_id: str) -> None:
     """Runs the task's prediction, or writes the outcome that an earlier run of this job kept."""
     with working_on(task_id=task_id):
         try:
-            runner.run(task_id, _run_context(current_run()))
+            runner.run(task_id, current_run())
         except RecordUnavailable as error:
             raise RetryLater from error
         except CallStopped as stopped:
             raise Requeue from stopped
-
-
-def _run_context(run: Run) -> runner.RunContext:
-    def stop_by_run(call: Call) -> None:
-        run.stops(lambda reason: call.stop(StopReason(reason)))
-
-    return runner.RunContext(
-        run_id=run.execution_id,
-        lost=run.lost,
-        handed_back=run.handed_back,
-        attempts=queue.MAX_ATTEMPTS,
-        timeout_seconds=run.remaining(),
-        kept=run.outcome,
-        on_call=stop_by_run,
-        on_outcome=run.settle,
-    )
 
 
 def give_up(task_id: str, why: str) -> None:

@@ -43,8 +43,6 @@ class InvalidTransition(Exception):
 
     def __init__(self, task_id: str, status: str) -> None:
         super().__init__(f"task {task_id} cannot become {status}")
-        self.task_id = task_id
-        self.status = status
 
 
 class AttemptsExhausted(InvalidTransition):
@@ -103,14 +101,9 @@ def put_back(task_id: str, run_id: str, *, lost: bool) -> None:
 
     `lost`: with its worker, so the next run is the next attempt. Raises RecordUnavailable.
     """
-    changes = {"status": Status.PENDING, "updated_at": now()}
+    changes = {"status": Status.PENDING, "updated_at": now(), **({} if lost else {"run_id": ""})}
     with database_errors():
-        statements.move(
-            task_id,
-            comes_from=(Status.RUNNING,),
-            run_id=run_id,
-            changes=changes if lost else {**changes, "run_id": ""},
-        )
+        statements.move(task_id, comes_from=(Status.RUNNING,), run_id=run_id, changes=changes)
 
 
 def succeed(task: Task, outputs: Any, running_time: float) -> None:
@@ -203,12 +196,7 @@ def _end(
     # A run that was taken for lost, and comes back before the next one has begun, still has the task.
     comes_from = (only_from,) if only_from else UNFINISHED if by_run else COMES_FROM[status]
     with database_errors():
-        moved = statements.move(
-            task.pk,
-            comes_from=comes_from,
-            run_id=task.run_id if by_run else None,
-            changes=changes,
-        )
+        moved = statements.move(task.pk, comes_from=comes_from, run_id=task.run_id if by_run else None, changes=changes)
     if not moved:
         raise InvalidTransition(task.pk, status)
     for name, value in changes.items():
@@ -223,11 +211,7 @@ def report_ended(task: Task) -> None:
     """Tells the record service how an ended task ended, again if need be. Raises RecordUnavailable."""
     assert task.status in ENDED
     change = Change(
-        task.pk,
-        task.status,
-        outputs=task.outputs,
-        error_info=task.error_info,
-        running_time=task.running_time,
+        task.pk, task.status, outputs=task.outputs, error_info=task.error_info, running_time=task.running_time
     )
     recorder = _recorder_to_tell()
     try:

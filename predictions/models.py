@@ -193,7 +193,7 @@ class Upload(models.Model):
 
 
 class EndedCount(models.Model):
-    """How many tasks of an agent ended so in a minute that is over (tally.py)."""
+    """How many tasks of an agent ended so in a minute that is over (rollups.py)."""
 
     agent = models.CharField(max_length=100)
     minute = models.DateTimeField()

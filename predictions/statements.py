@@ -19,14 +19,14 @@ from django.db.models import (
     TextField,
 )
 
-from predictions.database import lean_cursor, may_go_together
+from predictions.database.batcher import WriteBatcher
+from predictions.database.cursors import can_batch, statement_cursor
 from predictions.database.prepared import Answer
-from predictions.database.together import Together
 from predictions.models import Task, all_but
 
 AT_ONCE = 2
 """While the server carries out some writes, this process composes the next."""
-MOST_TOGETHER = 32
+BATCH_SIZE = 32
 SMALL = 16 * 1024
 """Largest value, in characters, that is written in a batch. Longer ones would delay the others."""
 
@@ -64,15 +64,15 @@ def insert(task: Task) -> None:
     """
     begins = all(getattr(task, name) == blank for name, blank in _NOT_YET.items())
     values = _prepared({name: getattr(task, name) for name in _FIELDS if not (begins and name in _NOT_YET)})
-    if begins and _may_go_with_others(values):
-        _begin_together(values)
+    if begins and _can_batch(values):
+        _insert_batched(values)
     else:
         _insert_alone(values, begins=begins)
     task._state.adding, task._state.db = False, DEFAULT_DB_ALIAS
 
 
 def _insert_alone(values: Sequence[Any], *, begins: bool = True) -> Answer:
-    with lean_cursor() as cursor:
+    with statement_cursor() as cursor:
         if hasattr(cursor.connection, "given_up_at"):
             _insert_in_time(cursor, _insert(begins=begins, in_time=True), values)
         else:
@@ -90,11 +90,11 @@ def _insert_in_time(cursor: Any, sql: str, values: Sequence[Any]) -> None:
     raise OperationalError("the server's clock does not go on as it was read")
 
 
-def _begin_several(rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
-    return _several(_insert(begins=True, in_time=True), rows, in_time=True)
+def _insert_batch(rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
+    return _write_batch(_insert(begins=True, in_time=True), rows, in_time=True)
 
 
-_begin_together = Together(_insert_alone, _begin_several, at_once=AT_ONCE, most=MOST_TOGETHER)
+_insert_batched = WriteBatcher(_insert_alone, _insert_batch, at_once=AT_ONCE, size=BATCH_SIZE)
 
 
 def move(task_id: str, *, comes_from: Sequence[str], run_id: str | None, changes: Mapping[str, Any]) -> bool:
@@ -124,7 +124,7 @@ def start(
 
 def read(task_id: str) -> Task | None:
     """The task as it stands, its inputs still to be read. Raises django.db.Error."""
-    with lean_cursor(to_read=True) as cursor:
+    with statement_cursor(only_reads=True) as cursor:
         cursor.execute(_READ, [task_id])
         rows = cursor.fetchall()
     return _loaded(rows[0], _ALL_BUT_INPUTS) if rows else None
@@ -136,39 +136,39 @@ class _Update:
     def __init__(self, *, changes: str, condition: str, returning: str = "") -> None:
         self._sql = f"UPDATE {_TABLE} SET {changes} WHERE {condition}{returning}"
         free = f"SELECT id FROM {_TABLE} WHERE {condition} FOR NO KEY UPDATE SKIP LOCKED"
-        self._among_others = f"UPDATE {_TABLE} SET {changes} WHERE id = ({free}){returning}"
+        self._batch_sql = f"UPDATE {_TABLE} SET {changes} WHERE id = ({free}){returning}"
         self._returns = bool(returning)
-        self._together = Together(self._alone, self._several, at_once=AT_ONCE, most=MOST_TOGETHER)
+        self._batcher = WriteBatcher(self._alone, self._write_batch, at_once=AT_ONCE, size=BATCH_SIZE)
 
     def __call__(self, values: Sequence[Any]) -> Answer:
         """Raises django.db.Error."""
-        return self._together(values) if _may_go_with_others(values) else self._alone(values)
+        return self._batcher(values) if _can_batch(values) else self._alone(values)
 
     def _alone(self, values: Sequence[Any]) -> Answer:
-        with lean_cursor() as cursor:
+        with statement_cursor() as cursor:
             cursor.execute(self._sql, values)
             rows = cursor.fetchall() if self._returns else []
             return Answer(cursor.rowcount, rows)
 
-    def _several(self, rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
+    def _write_batch(self, rows: Sequence[Sequence[Any]]) -> list[Answer | None]:
         """A row that another transaction locks is left out, and its writer waits for it alone."""
-        return _several(self._among_others, rows)
+        return _write_batch(self._batch_sql, rows)
 
 
-def _several(sql: str, rows: Sequence[Sequence[Any]], *, in_time: bool = False) -> list[Answer | None]:
+def _write_batch(sql: str, rows: Sequence[Sequence[Any]], *, in_time: bool = False) -> list[Answer | None]:
     """The answer for each row, None for one that is to go alone."""
     try:
-        with lean_cursor() as cursor:
+        with statement_cursor() as cursor:
             end = [cursor.connection.given_up_at()] if in_time else []
             statements = [(sql, [*row, *end]) for row in rows]
-            answers: list[Answer] = cursor.execute_several([*statements, (_IN_TIME, end)] if in_time else statements)
+            answers: list[Answer] = cursor.execute_batch([*statements, (_IN_TIME, end)] if in_time else statements)
     except (IntegrityError, DataError, UnicodeEncodeError):  # of one of them, and nothing is done
         return [None] * len(rows)
     return [answer if answer.changed else None for answer in answers[: len(rows)]]
 
 
-def _may_go_with_others(values: Sequence[Any]) -> bool:
-    return may_go_together() and max([len(value) for value in values if isinstance(value, str)]) <= SMALL
+def _can_batch(values: Sequence[Any]) -> bool:
+    return can_batch() and max([len(value) for value in values if isinstance(value, str)]) <= SMALL
 
 
 def _loaded(row: Sequence[Any], names: Iterable[str] = _FIELDS) -> Task:

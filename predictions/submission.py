@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from platforms import Chunk
+from platforms import Call, Chunk, get_platform
 from predictions import lifecycle, statements
 from predictions.database.errors import database_errors, release_connection
 from predictions.execution import runner
@@ -28,10 +28,6 @@ logger = logging.getLogger(__name__)
 TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OnTask = Callable[[Task], None]
 """Gets the task that a call is about, also where the call then fails."""
-
-
-def _ignore(task: Task) -> None:
-    pass
 
 
 class TaskNotFound(Exception):
@@ -76,15 +72,9 @@ def new_task(request: PredictionRequest, status: Task.Status) -> Task:
 
 
 def predict(
-    request: PredictionRequest,
-    *,
-    caller_is_gone: Callable[[], bool] | None = None,
-    on_task: OnTask = _ignore,
+    request: PredictionRequest, *, caller_is_gone: Callable[[], bool] | None = None, on_task: OnTask = lambda task: None
 ) -> Task:
-    """Runs a prediction while the caller waits; `on_task` gets the task before it begins.
-
-    Raises as runner.predict.
-    """
+    """Runs a prediction while the caller waits; `on_task` gets the task before it begins. Raises as runner.predict."""
     task = new_task(request, Task.Status.RUNNING)
     on_task(task)
     return runner.predict(task, caller_is_gone=caller_is_gone)
@@ -103,10 +93,12 @@ def stream(
 
 def describe(model_name: str) -> Any:
     """The model's description of its inputs, from this agent's platform. Raises PlatformError."""
-    return runner.describe(settings.ML_PLATFORM, model_name)
+    platform = get_platform(settings.ML_PLATFORM, settings.PLATFORMS)
+    call = Call(timeout_seconds=platform.timeout_seconds, request_id=request_id(), traceparent=tracing.current())
+    return platform.docs(model_name, call)
 
 
-def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
+def submit(request: PredictionRequest, *, on_task: OnTask = lambda task: None) -> Task:
     """Queues a prediction and answers its task; `on_task` gets the task before it is on record.
 
     The place in the queue is taken first, so a refused submission leaves no record; one that fails later leaves a
@@ -117,7 +109,10 @@ def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
     try:
         task.queue_num = queue.reserve(task.pk)
     except QueueUnavailable:
-        _record_refusal(task)
+        # Operators see the refused task. It may be canceled as soon as it is on record.
+        with suppress(RecordError, InvalidTransition):
+            lifecycle.create(task)
+            lifecycle.fail(task, "the queue did not answer")
         raise
     try:
         task.queue_id = task.pk
@@ -142,13 +137,6 @@ def submit(request: PredictionRequest, *, on_task: OnTask = _ignore) -> Task:
     return task
 
 
-def _record_refusal(task: Task) -> None:
-    """Records a submission that Redis could not take as a failed task, so that operators see it."""
-    with suppress(RecordError, InvalidTransition):  # it may be canceled as soon as it is on record
-        lifecycle.create(task)
-        lifecycle.fail(task, "the queue did not answer")
-
-
 def get(task_id: str) -> Task:
     """The task as it stands. Raises TaskNotFound and RecordUnavailable."""
     if not TASK_ID.fullmatch(task_id):
@@ -160,7 +148,7 @@ def get(task_id: str) -> Task:
     return task
 
 
-def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
+def cancel(task_id: str, *, on_task: OnTask = lambda task: None) -> bool:
     """Cancels the task; whether it was running (then its prediction is being ended, wherever it runs).
 
     The row decides; removing the job only frees its place. Raises TaskNotFound, AlreadyFinished, NotOurs and
@@ -170,7 +158,10 @@ def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
     on_task(task)
     if not task.is_ended and task.agent != settings.TASK_TYPE_NAME:
         raise NotOurs
-    was_running = _cancel_row(task)
+    was = _cancel_row(task, Task.Status.PENDING, Task.Status.RUNNING)
+    if was is None:
+        raise AlreadyFinished(get(task_id).status)
+    was_running = was == Task.Status.RUNNING
     release_connection()  # Redis may take a while to answer
     try:
         if queue.remove([task.pk]):  # it waited, also where its row could not say so
@@ -185,9 +176,9 @@ def cancel(task_id: str, *, on_task: OnTask = _ignore) -> bool:
     return was_running
 
 
-def _cancel_row(task: Task) -> bool:
-    """Moves the row to `canceled`; whether it was `running`. Raises AlreadyFinished, and TaskNotFound once purged."""
-    for status in (Task.Status.PENDING, Task.Status.RUNNING):
+def _cancel_row(task: Task, *comes_from: Task.Status) -> Task.Status | None:
+    """Moves the row to `canceled`. Returns its former status, or None if it had none of `comes_from`."""
+    for status in comes_from:
         try:
             lifecycle.cancel(task, only_from=status)
         except InvalidTransition:
@@ -196,8 +187,8 @@ def _cancel_row(task: Task) -> bool:
             if task.status != Task.Status.CANCELED:
                 raise
             logger.warning("canceled; the init check will tell the record service", extra={"task_id": task.pk})
-        return status == Task.Status.RUNNING
-    raise AlreadyFinished(get(task.pk).status)
+        return status
+    return None
 
 
 def cancel_pending() -> tuple[int, int]:
@@ -206,36 +197,11 @@ def cancel_pending() -> tuple[int, int]:
     One that a worker takes at the same moment runs on. Raises QueueUnavailable and RecordUnavailable.
     """
     waiting = queue.waiting_ids()
-    canceled = []
     with database_errors():
         tasks = list(Task.objects.filter(pk__in=waiting, status=Task.Status.PENDING).defer("inputs", "outputs"))
-    for task in tasks:
-        with suppress(InvalidTransition):
-            try:
-                lifecycle.cancel(task, only_from=Task.Status.PENDING)
-            except RecordUnavailable:
-                if task.status != Task.Status.CANCELED:
-                    raise
-            canceled.append(task)
+    canceled = [task for task in tasks if _cancel_row(task, Task.Status.PENDING)]
     release_connection()
     if canceled:
         queue.remove(task.pk for task in canceled)
         cancel_upstream(*canceled)  # of earlier attempts, which no worker waits for now
     return len(waiting), len(canceled)
-
-
-__all__ = [
-    "AlreadyFinished",
-    "NotOurs",
-    "PredictionRequest",
-    "QueueFull",
-    "QueueUnavailable",
-    "TaskNotFound",
-    "cancel",
-    "cancel_pending",
-    "describe",
-    "get",
-    "predict",
-    "stream",
-    "submit",
-]

@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.db import connection, connections
 from django.test.utils import setup_databases, teardown_databases
 from rest_framework.test import APIClient
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from platforms import forget_platforms
 from predictions.models import EndedCount, Task, Upload
@@ -19,16 +20,21 @@ from tests.helpers import environment, predictors
 from tests.helpers.proxy import Proxy
 from tests.helpers.redis_servers import one_redis
 from tests.helpers.redis_topologies import Cluster
-from tests.helpers.servers import ROOT, Server
+from tests.helpers.servers import Server
 from tests.helpers.workers import RunningWorker, new_worker
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, one worker runs a whole file and shares its fixtures; tests/deploy shares one image."""
-    for item in items:
-        file = item.path.relative_to(ROOT)
-        item.add_marker(pytest.mark.xdist_group("deploy" if "deploy" in file.parts else str(file)))
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
+    """One worker runs a whole file and shares its fixtures; the files of tests/deploy share one image."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "deploy" if "/deploy/" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling | None:
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from platforms.base import parse_running_time
 from platforms.parsing import written
 from predictions import lifecycle, submission
 from predictions.api.openapi import BODY_ERRORS, USER_ID, errors
-from predictions.api.predictions import user_id
+from predictions.api.predictions import TaskAPIView, user_id
 from predictions.api.requests import query_or_body
 from predictions.api.serializers import (
     EXAMPLE_TASK,
@@ -33,7 +33,6 @@ from predictions.api.serializers import (
     TaskSerializer,
     task_object,
 )
-from predictions.api.views import TaskAPIView
 from predictions.database.errors import database_errors, release_connection
 from predictions.lifecycle import InvalidTransition
 from predictions.models import ENDED, Task, TaskQuerySet

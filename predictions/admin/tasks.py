@@ -23,6 +23,7 @@ from predictions import submission
 from predictions.admin.formatting import SHOWN_CHARACTERS, file_link, json_block, urls_in
 from predictions.admin.task_list import ExactFilter, NewestPaginator, PlatformFilter, StatusFilter, TaskList, search
 from predictions.models import UNFINISHED, Task
+from predictions.queue.queue import QueueFull
 from predictions.recorder import RecordError, RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
 
@@ -263,7 +264,7 @@ class TaskAdmin(ModelAdmin):
         )
         try:
             return submission.submit(again)
-        except submission.QueueFull:
+        except QueueFull:
             messages.error(request, "The queue is full: try again later.")
         except (QueueUnavailable, RecordError):
             messages.error(request, "It could not be queued: Redis or the database does not answer.")

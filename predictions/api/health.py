@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -16,7 +17,7 @@ from rest_framework.views import APIView
 from predictions.queue import queue
 from predictions.recorder import get_recorder
 from predictions.redis.errors import QueueUnavailable
-from predictions.server.draining import is_leaving
+from predictions.server.draining import leaving
 
 READY_SECONDS = 0.8
 
@@ -76,9 +77,9 @@ class ReadyView(APIView):
         excluded = request.query_params.getlist("exclude")
         checks: dict[str, Callable[[], str]] = {
             "database": _database,
-            "redis": _redis if "queue" in excluded else _redis_and_queue,
-            "record_service": _record_service,
-            "process": _process,
+            "redis": partial(_redis, full_is_ok="queue" in excluded),
+            "record_service": lambda: "ok" if get_recorder().is_ready() else "does not answer",
+            "process": lambda: "shutting down" if leaving.is_set() else "ok",
         }
         answers = _run_together({name: check for name, check in checks.items() if name not in excluded})
         problems = ", ".join(f"{name}: {answer}" for name, answer in answers.items() if answer != "ok")
@@ -124,25 +125,9 @@ def _database() -> str:
     return "ok"
 
 
-def _redis() -> str:
+def _redis(*, full_is_ok: bool) -> str:
     try:
-        queue.ping()
+        is_full = queue.sizes().waiting >= settings.MAX_QUEUE_SIZE
     except QueueUnavailable:
         return "does not answer"
-    return "ok"
-
-
-def _redis_and_queue() -> str:
-    try:
-        size = queue.sizes().waiting
-    except QueueUnavailable:
-        return "does not answer"
-    return "ok" if size < settings.MAX_QUEUE_SIZE else "queue full"
-
-
-def _process() -> str:
-    return "shutting down" if is_leaving() else "ok"
-
-
-def _record_service() -> str:
-    return "ok" if get_recorder().is_ready() else "does not answer"
+    return "queue full" if is_full and not full_is_ok else "ok"

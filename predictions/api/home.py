@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+ABOUT = {"name": "serving-agent", "version": settings.VERSION}
 
 
 class HomeSerializer(serializers.Serializer[Any]):
@@ -33,17 +34,12 @@ class HomeView(APIView):
     @extend_schema(
         "home",
         responses={(200, "application/json"): HomeSerializer, (200, "text/html"): str},
-        examples=[
-            OpenApiExample(
-                "Home", {"name": "serving-agent", "version": settings.VERSION}, media_type="application/json"
-            )
-        ],
+        examples=[OpenApiExample("Home", ABOUT, media_type="application/json")],
     )
     def get(self, request: Request) -> Response | HttpResponse:
-        about = {"name": "serving-agent", "version": settings.VERSION}
         if request._request.get_preferred_type(["text/html", "application/json"]) == "application/json":
-            return Response(about, headers={"Vary": "Accept"})
-        page = render(request._request, "home.html", {**about, "has_docs": settings.API_DOCS})
+            return Response(ABOUT, headers={"Vary": "Accept"})
+        page = render(request._request, "home.html", {**ABOUT, "has_docs": settings.API_DOCS})
         page["Content-Security-Policy"] = PAGE_POLICY
         page["Vary"] = "Accept"
         return page

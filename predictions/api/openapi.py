@@ -20,7 +20,6 @@ from rest_framework.exceptions import ParseError, UnsupportedMediaType, Validati
 from platforms import InvalidInputs, PlatformTimeout, PlatformUnavailable
 from predictions.api.errors import look_up
 from predictions.api.serializers import TASK_ID, StrictCharField
-from predictions.api.views import TaskAPIView
 
 Errors = Sequence[Exception | type[Exception]]
 
@@ -121,7 +120,7 @@ class AutoSchema(openapi.AutoSchema):
         return [{scheme: []} for permission in permissions for scheme in permission.schemes]
 
     def get_override_parameters(self) -> list[Any]:
-        return [*HEADERS, TASK_HEADER] if isinstance(self.view, TaskAPIView) else HEADERS
+        return [*HEADERS, TASK_HEADER] if hasattr(self.view, "task_id") else HEADERS
 
     def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
         responses: dict[str, Any] = super()._get_response_bodies(direction)
@@ -130,7 +129,7 @@ class AutoSchema(openapi.AutoSchema):
         for status, response in errors(NOT_PARSED, *refusals, RuntimeError).items():
             described = self._get_response_for_code(response, str(status))  # type: ignore[no-untyped-call]
             responses.setdefault(str(status), described)
-        if isinstance(self.view, TaskAPIView):
+        if hasattr(self.view, "task_id"):  # a TaskAPIView
             for success in responses.keys() & {"200", "202"}:
                 responses[success]["links"] = TASK_LINKS
         return responses
@@ -144,10 +143,8 @@ class StrictText(OpenApiSerializerFieldExtension):
     def map_serializer_field(self, auto_schema: openapi.AutoSchema, direction: Direction) -> dict[str, Any]:
         if any(isinstance(validator, RegexValidator) for validator in self.target.validators):
             return {"type": "string"}
-        return {
-            "type": "string",
-            "pattern": r"^[^\x00]+$" if self.target.allow_blank else r"^[^\x00]*[^\s\x00][^\x00]*$",
-        }
+        pattern = r"^[^\x00]+$" if self.target.allow_blank else r"^[^\x00]*[^\s\x00][^\x00]*$"
+        return {"type": "string", "pattern": pattern}
 
 
 def add_overview(result: dict[str, Any], **context: Any) -> dict[str, Any]:

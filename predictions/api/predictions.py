@@ -1,18 +1,25 @@
-"""Predictions: sync and async."""
+"""Predictions, sync and async, and the base of all views that answer about one task."""
 
+import select
+import socket
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+from django.conf import settings
 from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
+from gevent.monkey import get_original
 from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from predictions import submission
-from predictions.api.disconnect import caller_is_gone
 from predictions.api.openapi import BODY_ERRORS, PLATFORM_ERRORS, USER_ID, errors
 from predictions.api.requests import answered
 from predictions.api.serializers import PredictionSerializer, TaskIdSerializer, TaskSerializer, task_object
-from predictions.api.views import TaskAPIView
 from predictions.execution.runner import TaskCanceled
+from predictions.models import Task
 from predictions.queue.queue import QueueFull
 from predictions.recorder import RecordUnavailable
 from predictions.redis.errors import QueueUnavailable
@@ -36,6 +43,54 @@ def prediction_request(request: Request) -> PredictionRequest:
     return PredictionRequest(**BODY.run_validation(request.data), user_id=user_id(request))
 
 
+def caller_is_gone(request: Request) -> Callable[[], bool] | None:
+    """A check whether the caller has closed its side of the connection, or only its sending half.
+
+    Each check costs one system call. None with ON_DISCONNECT=finish: the prediction then runs to its end.
+    """
+    if settings.ON_DISCONNECT == "finish":
+        return None
+    sock = request.META.get("gunicorn.socket")
+    poll: Any = None
+
+    def is_gone() -> bool:
+        nonlocal poll
+        if not isinstance(sock, socket.socket):
+            return False
+        try:
+            if poll is None:
+                # Polls and never reads: under gevent a read may wait, and the server's own read then fails. The
+                # system's poll, because gevent's switches greenlets and does not know POLLRDHUP.
+                poll = get_original("select", "poll")()
+                poll.register(sock, select.POLLRDHUP)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):  # this side is closed too
+            return True
+
+    return is_gone
+
+
+class TaskAPIView(APIView):
+    """Puts the task's id into `X-Task-ID` of every answer, and into `task_id` of an error (errors.py)."""
+
+    task: Task | None = None
+    """The answer's task, once the view knows it."""
+
+    def note_task(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def task_id(self) -> str:
+        """Empty without a task on record."""
+        return self.task.pk if self.task is not None and self.task.is_on_record else ""
+
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if self.task_id:
+            response.headers["X-Task-ID"] = self.task_id
+        return response
+
+
 class PredictView(TaskAPIView):
     """Run a prediction and wait for it.
 
@@ -49,7 +104,7 @@ class PredictView(TaskAPIView):
         request=PredictionSerializer,
         responses={
             200: TaskSerializer,
-            **errors(*BODY_ERRORS, RecordUnavailable, of_task=[*PLATFORM_ERRORS, TaskCanceled(task_id="")]),
+            **errors(*BODY_ERRORS, RecordUnavailable, of_task=[*PLATFORM_ERRORS, TaskCanceled]),
         },
     )
     def post(self, request: Request) -> HttpResponse:

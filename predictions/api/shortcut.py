@@ -16,8 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.common import CommonMiddleware
 from django.urls import Resolver404, ResolverMatch, resolve
 
-from predictions.api.headers import NOTHING
-from predictions.api.requests import RequestMiddleware
+from predictions.api.requests import NO_CONTENT_POLICY, RequestMiddleware
 
 _PATHS = re.compile("/v1/predict|/async/v1/predict|/v1/generate|/(task|cancel)/[0-9a-f-]{36}")
 
@@ -36,7 +35,7 @@ class ShortcutHandler(WSGIHandler):
             "Referrer-Policy": settings.SECURE_REFERRER_POLICY,
             "Cross-Origin-Opener-Policy": settings.SECURE_CROSS_ORIGIN_OPENER_POLICY,
             "Cache-Control": "no-store",
-            "Content-Security-Policy": NOTHING,
+            "Content-Security-Policy": NO_CONTENT_POLICY,
         }
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

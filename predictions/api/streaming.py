@@ -12,12 +12,10 @@ from rest_framework.request import Request
 
 from platforms import Chunk, PlatformError, Unsupported
 from predictions import submission
-from predictions.api.disconnect import caller_is_gone
 from predictions.api.errors import describe
 from predictions.api.openapi import BODY_ERRORS, PLATFORM_ERRORS, USER_ID, errors
-from predictions.api.predictions import prediction_request
+from predictions.api.predictions import TaskAPIView, caller_is_gone, prediction_request
 from predictions.api.serializers import PredictionSerializer
-from predictions.api.views import TaskAPIView
 from predictions.execution.runner import TaskCanceled
 from predictions.recorder import RecordError, RecordUnavailable
 
@@ -62,7 +60,7 @@ class GenerateView(TaskAPIView):
             **errors(
                 *BODY_ERRORS,
                 RecordUnavailable,
-                of_task=[*PLATFORM_ERRORS, Unsupported("the local platform cannot stream"), TaskCanceled(task_id="")],
+                of_task=[*PLATFORM_ERRORS, Unsupported("the local platform cannot stream"), TaskCanceled],
             ),
         },
         examples=[

@@ -8,9 +8,9 @@ from rest_framework.response import Response
 from predictions import submission
 from predictions.api.authentication import MayRead
 from predictions.api.openapi import TASK_ID_IN_PATH, errors
+from predictions.api.predictions import TaskAPIView
 from predictions.api.requests import answered
 from predictions.api.serializers import TaskIdSerializer, TaskSerializer, task_object
-from predictions.api.views import TaskAPIView
 from predictions.recorder import RecordUnavailable
 from predictions.submission import AlreadyFinished, NotOurs, TaskNotFound
 

@@ -3,8 +3,6 @@
 import hmac
 import json
 import threading
-from collections.abc import Callable
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from django.conf import settings
@@ -30,8 +28,15 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        answers: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]] = {"/live": _live, "/metrics": self._metrics}
-        status, content_type, body = answers.get(self.path.partition("?")[0], _nothing)()
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            status, content_type, body = self._metrics()
+        elif path != "/live":
+            status, content_type, body = _json(404, error="there is no such route", code="not_found")
+        elif seconds_since_last_turn() < STUCK_SECONDS:
+            status, content_type, body = _json(200, message="worker OK")
+        else:
+            status, content_type, body = _json(503, error="the worker's loop stands still", code="unavailable")
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -41,23 +46,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Logs nothing: probes would fill most of the log."""
 
-    def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
+    def _metrics(self) -> tuple[int, str, bytes]:
         scheme, _, key = self.headers.get("Authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else self.headers.get("apikey", "")
         if settings.METRICS_KEY and not hmac.compare_digest(given.encode(), settings.METRICS_KEY.encode()):
-            return _json(HTTPStatus.UNAUTHORIZED, error="send METRICS_KEY as 'apikey'", code="unauthorized")
-        return HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.exposition()
+            return _json(401, error="send METRICS_KEY as 'apikey'", code="unauthorized")
+        return 200, metrics.CONTENT_TYPE, metrics.exposition()
 
 
-def _live() -> tuple[HTTPStatus, str, bytes]:
-    if seconds_since_last_turn() < STUCK_SECONDS:
-        return _json(HTTPStatus.OK, message="worker OK")
-    return _json(HTTPStatus.SERVICE_UNAVAILABLE, error="the worker's loop stands still", code="unavailable")
-
-
-def _nothing() -> tuple[HTTPStatus, str, bytes]:
-    return _json(HTTPStatus.NOT_FOUND, error="there is no such route", code="not_found")
-
-
-def _json(status: HTTPStatus, **body: str) -> tuple[HTTPStatus, str, bytes]:
+def _json(status: int, **body: str) -> tuple[int, str, bytes]:
     return status, "application/json", json.dumps(body).encode()

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import psycopg
 from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.utils.module_loading import import_string
 from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.pq import ExecStatus, TransactionStatus
@@ -90,3 +92,15 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def _wait(self, gen: PQGen[T], interval: float) -> T:
         return super().wait(gen, interval, settings.DATABASE_TIMEOUT)
+
+
+def bound_waits(*, cooperative: bool = False) -> None:
+    """Limits this process's waits for PostgreSQL from now on; does nothing on SQLite. `cooperative`: under gevent."""
+    if pool := connections[DEFAULT_DB_ALIAS].settings_dict["OPTIONS"].get("pool"):
+        module = "cooperative.CooperativeConnection" if cooperative else "postgresql.BoundedConnection"
+        pool["connection_class"] = import_string(f"predictions.database.{module}")
+
+
+def has_bounded_pool() -> bool:
+    """Whether this process limits its waits."""
+    return "connection_class" in connections[DEFAULT_DB_ALIAS].settings_dict["OPTIONS"].get("pool", ())

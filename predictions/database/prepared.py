@@ -55,16 +55,16 @@ class PreparedCursor:
         """The rows of the last answer."""
         return self._rows(self._result)
 
-    def execute_several(self, statements: Sequence[Statement]) -> list[Answer]:
+    def execute_batch(self, statements: Sequence[Statement]) -> list[Answer]:
         """In one round trip and one transaction. Raises psycopg.Error."""
         several = [(sql, _as_texts(values)) for sql, values in statements]
         try:
-            return self._execute_several(several)
+            return self._execute_batch(several)
         except errors.InvalidSqlStatementName:  # as above
             self.connection.prepared.clear()
-            return self._execute_several(several)
+            return self._execute_batch(several)
 
-    def _execute_several(self, several: Sequence[tuple[str, Parameters]]) -> list[Answer]:
+    def _execute_batch(self, several: Sequence[tuple[str, Parameters]]) -> list[Answer]:
         named = [(self._prepared(sql), parameters) for sql, parameters in several]
         pgconn = self.connection.pgconn
         pgconn.enter_pipeline_mode()

@@ -63,12 +63,14 @@ def _note_upstream(task: Task, upstream_id: str, call: Call) -> None:
     logger.error("the platform's job %s could not be noted with its task", upstream_id, extra={"task_id": task.pk})
 
 
-def ask(task: Task, call: Call, *, is_wanted: Callable[[], bool] | None = None) -> tuple[Outcome, PlatformError | None]:
-    """Calls the platform, without a database connection in hand; `is_wanted` as for in_flight. Raises CallStopped."""
+def ask(
+    task: Task, call: Call, *, caller_is_gone: Callable[[], bool] | None = None
+) -> tuple[Outcome, PlatformError | None]:
+    """Calls the platform, without a database connection in hand. Raises CallStopped, also when the caller is gone."""
     release_connection()
     started = time.monotonic()
     try:
-        with in_flight(task.pk, call, is_wanted=is_wanted), counted(task, call):
+        with in_flight(task.pk, call, caller_is_gone=caller_is_gone), counted(task, call):
             result = platform_of(task).predict(prediction_of(task), call)
     except PlatformError as error:
         logger.info("the prediction failed: %s", error)
@@ -112,10 +114,7 @@ def counted(task: Task, call: Call) -> Iterator[None]:
 
 def prediction_of(task: Task) -> Prediction:
     return Prediction(
-        task.model_name,
-        task.inputs or {},
-        model_version=task.model_version,
-        upload_webhook=upload_address(task.pk),
+        task.model_name, task.inputs or {}, model_version=task.model_version, upload_webhook=upload_address(task.pk)
     )
 
 

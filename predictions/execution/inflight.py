@@ -24,19 +24,20 @@ SAY_EVERY_SECONDS = 5.0
 
 _lock = threading.Lock()
 _calls: dict[str, Call] = {}
-_wanted: dict[str, Callable[[], bool]] = {}
+_callers: dict[str, Callable[[], bool]] = {}
+"""Task → whether its caller is gone, for callers whose predictions end with them."""
 
 
 @contextmanager
-def in_flight(task_id: str, call: Call, *, is_wanted: Callable[[], bool] | None = None) -> Iterator[None]:
+def in_flight(task_id: str, call: Call, *, caller_is_gone: Callable[[], bool] | None = None) -> Iterator[None]:
     """Inside the block the call can be stopped by its task's id, from any process, and ends at its deadline.
 
-    The watch calls `is_wanted` at every look, and stops the call as canceled once it returns False.
+    The watch calls `caller_is_gone` at every look, and stops the call as canceled once it returns True.
     """
     with _lock:
         _calls[task_id] = call
-        if is_wanted is not None:
-            _wanted[task_id] = is_wanted
+        if caller_is_gone is not None:
+            _callers[task_id] = caller_is_gone
         for watch in watches:
             watch.ensure_it_runs()
     try:
@@ -45,7 +46,7 @@ def in_flight(task_id: str, call: Call, *, is_wanted: Callable[[], bool] | None 
         with _lock:
             if _calls.get(task_id) is call:
                 del _calls[task_id]
-                _wanted.pop(task_id, None)
+                _callers.pop(task_id, None)
 
 
 def stop(task_id: str, reason: StopReason) -> bool:
@@ -101,12 +102,12 @@ class Watch:
 def _end_what_is_over() -> None:
     """Ends the calls whose time is over, and those whose caller has hung up."""
     with _lock:
-        calls, wanted = dict(_calls), dict(_wanted)
+        calls, callers = dict(_calls), dict(_callers)
     for call in calls.values():
         if call.reason is None and time.monotonic() >= call.deadline:
             call.stop(StopReason.TIMEOUT)
-    for task_id, is_wanted in wanted.items():
-        if not is_wanted():
+    for task_id, caller_is_gone in callers.items():
+        if caller_is_gone():
             stop(task_id, StopReason.CANCELED)
 
 

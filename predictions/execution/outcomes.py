@@ -71,22 +71,16 @@ def write_or_keep(task: Task, outcome: Outcome) -> None:
     while True:
         try:
             _write_unless_late(task, outcome)
+            return
         except RecordUnavailable:
             logger.error("the prediction %s, but its record could not be written yet", _word(outcome))
-            if _keep(task, outcome):
-                raise
+            with suppress(QueueUnavailable):
+                if queue.keep_outcome(task.pk, task.run_id, outcome.text):
+                    raise
+                # Redis has forgotten the run. The worker's next beat restores it.
             release_connection()
             time.sleep(pause)
             pause = min(5.0, pause * 2)
-            continue
-        return
-
-
-def _keep(task: Task, outcome: Outcome) -> bool:
-    """With the job; False where Redis does not answer, or has forgotten the run and is still to be reminded."""
-    with suppress(QueueUnavailable):
-        return queue.keep_outcome(task.pk, task.run_id, outcome.text)
-    return False
 
 
 def write_kept(task_id: str, outcome: Outcome) -> bool:

@@ -2,14 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
 
 from django.conf import settings
 
-from platforms import Call, CallStopped, Chunk, PlatformError, StopReason, get_platform
+from platforms import CallStopped, Chunk, PlatformError, StopReason
 from predictions import lifecycle
 from predictions.database.errors import database_errors, release_connection
 from predictions.execution import outcomes
@@ -18,9 +16,11 @@ from predictions.execution.inflight import in_flight
 from predictions.execution.outcomes import Outcome
 from predictions.lifecycle import AttemptsExhausted, InvalidTransition
 from predictions.models import Task
+from predictions.queue.queue import MAX_ATTEMPTS
 from predictions.recorder import RecordRefused, RecordUnavailable
-from predictions.telemetry import counters, tracing
-from predictions.telemetry.log_context import request_id, working_on
+from predictions.telemetry import counters
+from predictions.telemetry.log_context import working_on
+from predictions.worker.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -30,28 +30,8 @@ STREAM_TEXT_LIMIT = 1_000_000
 class TaskCanceled(Exception):
     """The task was canceled, or ended in another way, while its caller waited for it."""
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self) -> None:
         super().__init__("the task was canceled while it ran")
-        self.task_id = task_id
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """The run of a worker and the runs of the task before it, as the job names them."""
-
-    run_id: str
-    timeout_seconds: float
-    attempts: int = 2
-    lost: Sequence[str] = ()
-    """The job's earlier runs whose worker was lost."""
-    handed_back: Sequence[str] = ()
-    """The job's earlier runs that gave it back."""
-    kept: str | None = None
-    """The outcome of an earlier run, if it could not be written."""
-    on_call: Callable[[Call], None] = lambda call: None
-    """Told the call before it begins, to stop it by."""
-    on_outcome: Callable[[], None] = lambda: None
-    """Told when the prediction has ended and only the record of it is still to be written."""
 
 
 def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> Task:
@@ -65,15 +45,15 @@ def predict(task: Task, *, caller_is_gone: Callable[[], bool] | None = None) -> 
     with working_on(task_id=task.pk):
         try:
             with _defects_on_record(task):
-                outcome, error = ask(task, call, is_wanted=_wanted_until(caller_is_gone))
+                outcome, error = ask(task, call, caller_is_gone=caller_is_gone)
         except CallStopped as stopped:
             with suppress(InvalidTransition):
                 lifecycle.cancel(task)
-            raise TaskCanceled(task.pk) from stopped
+            raise TaskCanceled from stopped
         try:
             outcomes.write_or_leave(task, outcome)
         except InvalidTransition as ended:
-            raise TaskCanceled(task.pk) from ended
+            raise TaskCanceled from ended
     if error is not None:
         raise error
     return task
@@ -89,18 +69,18 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
     lifecycle.create(task)
     call = new_call(task, settings.TASK_TIMEOUT)
     ids = {"task_id": task.pk, "request_id": task.request_id}
-    text = _Text()
+    text = ""
     started = time.monotonic()
     is_read = True
     try:
         with (
             _defects_on_record(task),
-            in_flight(task.pk, call, is_wanted=_wanted_until(caller_is_gone)),
+            in_flight(task.pk, call, caller_is_gone=caller_is_gone),
             counted(task, call),
         ):
             release_connection()
             for chunk in platform_of(task).stream(prediction_of(task), call):
-                text.add(chunk.data)
+                text += chunk.data[: STREAM_TEXT_LIMIT - len(text)]
                 if is_read:
                     try:
                         yield chunk
@@ -108,7 +88,7 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
                         if caller_is_gone is not None:
                             raise
                         is_read = False
-        outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text.value()))
+        outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, outputs=text))
     except (CallStopped, GeneratorExit, InvalidTransition) as stopped:
         logger.info("the stream was ended from here: the task is canceled", extra=ids)
         with suppress(InvalidTransition):
@@ -116,17 +96,13 @@ def stream(task: Task, *, caller_is_gone: Callable[[], bool] | None) -> Generato
         if isinstance(stopped, GeneratorExit):
             raise
         if is_read:
-            raise TaskCanceled(task.pk) from stopped
+            raise TaskCanceled from stopped
     except PlatformError as error:
         logger.info("the stream failed: %s", error, extra=ids)
         with suppress(InvalidTransition):
             outcomes.write_or_leave(task, Outcome(task.run_id, time.monotonic() - started, error_info=str(error)))
         if is_read:
             raise
-
-
-def _wanted_until(caller_is_gone: Callable[[], bool] | None) -> Callable[[], bool] | None:
-    return None if caller_is_gone is None else lambda: not caller_is_gone()
 
 
 @contextmanager
@@ -142,66 +118,44 @@ def _defects_on_record(task: Task) -> Iterator[None]:
         raise
 
 
-class _Text:
-    """The streamed text, up to STREAM_TEXT_LIMIT characters."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._left = STREAM_TEXT_LIMIT
-
-    def add(self, piece: str) -> None:
-        if self._left > 0:
-            self._pieces.append(piece[: self._left])
-            self._left -= len(piece)
-
-    def value(self) -> str:
-        return "".join(self._pieces)
-
-
-def describe(platform_name: str, model_name: str) -> Any:
-    """The model's own description of its inputs, from the platform. Raises PlatformError."""
-    platform = get_platform(platform_name, settings.PLATFORMS)
-    return platform.docs(
-        model_name,
-        Call(timeout_seconds=platform.timeout_seconds, request_id=request_id(), traceparent=tracing.current()),
-    )
-
-
-def run(task_id: str, context: RunContext) -> None:
+def run(task_id: str, run: Run) -> None:
     """Runs a task in a worker, or only writes the outcome of an earlier run.
 
     An ended or canceled task is left alone, and so is one that another run has; one that already had its attempts
     fails. An outcome that cannot be written is kept with the job. Raises RecordUnavailable, and CallStopped when the
     worker shuts down.
     """
-    if context.kept is not None and outcomes.write_kept(task_id, Outcome.read(context.kept)):
+    if run.outcome is not None and outcomes.write_kept(task_id, Outcome.read(run.outcome)):
         return
     try:
         task = lifecycle.start(
             task_id,
-            run_id=context.run_id,
-            lost=context.lost,
-            handed_back=context.handed_back,
-            attempts=context.attempts,
+            run_id=run.execution_id,
+            lost=run.lost,
+            handed_back=run.handed_back,
+            attempts=MAX_ATTEMPTS,
         )
     except AttemptsExhausted:
-        give_up(task_id, f"its worker was lost {context.attempts} times")
+        give_up(task_id, f"its worker was lost {MAX_ATTEMPTS} times")
         return
     except InvalidTransition:
         logger.info("task is not to be run: it has ended, or another run has it")
-        _cancel_upstream_of_canceled(task_id)
+        with database_errors():
+            canceled = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
+        if canceled is not None:
+            cancel_upstream(canceled)
         return
     except RecordRefused as error:
         logger.error("the record service refused to let the task start: %s", error)
         give_up(task_id, "the record service refused the task")
         return
     with working_on(request_id=task.request_id):
-        _run_started(task, context)
+        _run_started(task, run)
 
 
-def _run_started(task: Task, context: RunContext) -> None:
-    call = new_call(task, context.timeout_seconds)
-    context.on_call(call)
+def _run_started(task: Task, run: Run) -> None:
+    call = new_call(task, run.remaining())
+    run.stops(lambda reason: call.stop(StopReason(reason)))
     try:
         with traced_run(task, call):
             outcome, _ = ask(task, call)
@@ -213,7 +167,7 @@ def _run_started(task: Task, context: RunContext) -> None:
         with suppress(InvalidTransition):
             lifecycle.cancel(task, by_run=True)
         return
-    context.on_outcome()
+    run.is_settling = True
     counters.async_prediction(outcome.running_time, failed=outcome.error_info is not None)
     outcomes.write_or_keep(task, outcome)
 
@@ -240,11 +194,4 @@ def give_up(task_id: str, why: str) -> None:
         except InvalidTransition:
             logger.info("task ended by itself")
             return
-        cancel_upstream(task)
-
-
-def _cancel_upstream_of_canceled(task_id: str) -> None:
-    with database_errors():
-        task = Task.objects.filter(pk=task_id, status=Task.Status.CANCELED).first()
-    if task is not None:
         cancel_upstream(task)

@@ -5,7 +5,6 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from django.conf import settings
 
@@ -68,17 +67,15 @@ def overview() -> Overview:
         running=running,
         archived=archived,
         paused_by=str(json.loads(paused)["who"]) if paused else "",
-        workers=tuple(sorted((_worker(told, float(now)) for told in workers), key=lambda worker: worker.name)),
-    )
-
-
-def _worker(told: list[Any], now: float) -> Worker:
-    name, host, pid, slots, running, beat_at = told
-    return Worker(
-        name=name.decode(),
-        host=(host or b"").decode(),
-        pid=int(pid or 0),
-        slots=int(slots or settings.WORKER_CONCURRENCY),
-        running=int(running),
-        silent_seconds=now - float(beat_at) if beat_at else 0.0,
+        workers=tuple(
+            Worker(
+                name=name.decode(),
+                host=(host or b"").decode(),
+                pid=int(pid or 0),
+                slots=int(slots or settings.WORKER_CONCURRENCY),
+                running=int(running),
+                silent_seconds=float(now) - float(beat_at) if beat_at else 0.0,
+            )
+            for name, host, pid, slots, running, beat_at in sorted(workers)
+        ),
     )

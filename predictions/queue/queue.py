@@ -20,7 +20,6 @@ from rq.utils import utcformat
 from predictions.queue import scripts, worker_scripts
 from predictions.redis.connections import get_redis
 from predictions.redis.errors import QueueUnavailable, redis_errors
-from predictions.redis.scripts import run_script
 
 RUN_PREDICTION = "predictions.jobs.run_prediction"
 PLACE_LAPSES_SECONDS = 60
@@ -36,7 +35,6 @@ class QueueFull(Exception):
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the queue is full ({size} tasks are waiting)")
-        self.size = size
 
 
 class QueueClosed(QueueUnavailable):
@@ -56,9 +54,8 @@ class Sizes:
 
 def run_on_queue(script: str, *args: Any) -> Any:
     """Runs one of scripts.py, or of worker_scripts.py, on this agent's queue."""
-    name = settings.TASK_TYPE_NAME
     with redis_errors():
-        return run_script(script, keys=[scripts.queue_key(name)], args=scripts.arguments(name, *args))
+        return scripts.run_script(script, settings.TASK_TYPE_NAME, *args)
 
 
 def _key(kind: str) -> str:
@@ -135,7 +132,7 @@ def sizes() -> Sizes:
 
 def waiting_ids() -> list[str]:
     """The tasks that wait, in no order that means anything."""
-    return [_text(task_id) for task_id in run_on_queue(scripts.UNFINISHED)[0]]
+    return [task_id.decode() for task_id in run_on_queue(scripts.UNFINISHED)[0]]
 
 
 def waiting_outcomes() -> dict[str, str | None]:
@@ -145,19 +142,19 @@ def waiting_outcomes() -> dict[str, str | None]:
         for task_id in task_ids:
             pipe.hget(Job.key_for(task_id), "outcome")
         kept = pipe.execute()
-    return {task_id: outcome and _text(outcome) for task_id, outcome in zip(task_ids, kept, strict=True)}
+    return {task_id: outcome and outcome.decode() for task_id, outcome in zip(task_ids, kept, strict=True)}
 
 
 def unfinished_ids() -> set[str]:
     """Every task that waits, is about to be queued, or runs: in a worker, or while its caller waits."""
     waiting, running = run_on_queue(scripts.UNFINISHED)
-    return {_text(task_id) for task_id in (*waiting, *running)}
+    return {task_id.decode() for task_id in (*waiting, *running)}
 
 
 def archived_ids() -> list[str]:
     """The tasks whose jobs RQ's failed registry holds, oldest first."""
     with redis_errors():
-        return [_text(task_id) for task_id in cast(list[bytes], get_redis().zrange(_key("failed"), 0, -1))]
+        return [task_id.decode() for task_id in cast(list[bytes], get_redis().zrange(_key("failed"), 0, -1))]
 
 
 def remove_archived(task_id: str) -> None:
@@ -226,13 +223,9 @@ def look(moment: float, *, holds: Collection[str], released: Collection[str]) ->
     time of this look.
     """
     seen, task_ids = run_on_queue(scripts.LOOK, moment, HOLD_SECONDS, len(released), *released, *holds)
-    return [_text(task_id) for task_id in task_ids], float(seen)
+    return [task_id.decode() for task_id in task_ids], float(seen)
 
 
 def ping() -> None:
     with redis_errors():
         get_redis().ping()
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

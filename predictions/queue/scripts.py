@@ -11,9 +11,15 @@ whose clocks differ agree. In addition to RQ's keys each queue has some of ours:
     …:tick:<queue>       hash   `at`, when a worker last looked after the queue; gone where Redis was emptied
 """
 
+from functools import cache
+from typing import Any
+
+from redis.commands.core import Script
 from rq.defaults import RQ_KEY_PREFIX
 
-PRELUDE = """
+from predictions.redis.connections import get_redis
+
+_PRELUDE = """
 local p, q = ARGV[1], ARGV[2]
 local queued, scheduled, wip = p .. ':queue:' .. q, p .. ':scheduled:' .. q, p .. ':wip:' .. q
 local failed, finished = p .. ':failed:' .. q, p .. ':finished:' .. q
@@ -26,11 +32,15 @@ local function forget_lapsed_places() redis.call('ZREMRANGEBYSCORE', reserved, '
 local function size() return redis.call('LLEN', queued) + redis.call('ZCARD', scheduled) end
 """
 
+
+def with_prelude(body: str) -> str:
+    """A script that begins with the keys and functions that all scripts share."""
+    return _PRELUDE + body
+
+
 # A place in the queue, within the bound. Arguments: job id, the bound, seconds until an unused place lapses.
 # Answers {1 or 0, the queue's size}; {-1, 0} where the queue is closed.
-RESERVE = (
-    PRELUDE
-    + """
+RESERVE = with_prelude("""
 if redis.call('EXISTS', closed) == 1 then return {-1, 0} end
 forget_lapsed_places()
 local id, bound, ttl = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -39,15 +49,12 @@ if not redis.call('ZSCORE', reserved, id) then
   redis.call('ZADD', reserved, now + ttl, id)
 end
 return {1, size()}
-"""
-)
+""")
 
 # Saves the job and queues it; a reserved place is used up. Arguments: job id, the bound (-1: none), then the job's
 # fields and values. Returns 1, or 2 if Redis has or had the job already: a repeated call does nothing.
 # Returns 0 where the place had lapsed and the queue is full, -1 where the queue is closed.
-ENQUEUE = (
-    PRELUDE
-    + """
+ENQUEUE = with_prelude("""
 local id, bound = ARGV[3], tonumber(ARGV[4])
 local had_place = redis.call('ZREM', reserved, id) == 1
 forget_lapsed_places()
@@ -63,13 +70,10 @@ redis.call('HSET', job_key(id), unpack(ARGV, 5))
 redis.call('SADD', p .. ':queues', queued)
 redis.call('RPUSH', queued, id)
 return 1
-"""
-)
+""")
 
 # Takes waiting jobs out. Arguments: job ids. Answers how many were waiting.
-REMOVE = (
-    PRELUDE
-    + """
+REMOVE = with_prelude("""
 local removed = 0
 for i = 3, #ARGV do
   local id = ARGV[i]
@@ -80,14 +84,11 @@ for i = 3, #ARGV do
   end
 end
 return removed
-"""
-)
+""")
 
 # Every task that is waiting, about to be queued or running, with a job or held by a caller who waits.
 # Answers {waiting ids, running ids}.
-UNFINISHED = (
-    PRELUDE
-    + """
+UNFINISHED = with_prelude("""
 forget_lapsed_places()
 local waiting = redis.call('LRANGE', queued, 0, -1)
 for _, key in ipairs({scheduled, reserved}) do
@@ -98,14 +99,11 @@ for _, run in ipairs(redis.call('ZRANGE', wip, 0, -1)) do table.insert(running, 
 redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
 for _, id in ipairs(redis.call('ZRANGE', held, 0, -1)) do table.insert(running, id) end
 return {waiting, running}
-"""
-)
+""")
 
 # The queue and its workers at one moment. Answers {{queued, scheduled, running, archived}, how it was paused or false,
 # the time, {worker's name, host, pid, slots, running, time of its last beat or false}…}.
-OVERVIEW = (
-    PRELUDE
-    + """
+OVERVIEW = with_prelude("""
 local sizes = {redis.call('LLEN', queued), redis.call('ZCARD', scheduled), redis.call('ZCARD', wip),
   redis.call('ZCARD', failed)}
 local answer = {sizes, redis.call('GET', paused), tostring(now)}
@@ -117,28 +115,22 @@ for _, key in ipairs(redis.call('SMEMBERS', p .. ':workers:' .. q)) do
   end
 end
 return answer
-"""
-)
+""")
 
 # Requests that the task's run ends. Arguments: task id. Redis keeps the request for a day, so that a clock that steps
 # by an hour does not make it look old.
-STOP = (
-    PRELUDE
-    + """
+STOP = with_prelude("""
 redis.call('ZADD', stops, now, ARGV[3])
 redis.call('ZREMRANGEBYSCORE', stops, '-inf', now - 86400)
 redis.call('EXPIRE', stops, 172800)
 return 1
-"""
-)
+""")
 
 # Each process with predictions in flight calls this twice a second. Arguments: the time of its last look (0: none), the
 # seconds for which it holds tasks, how many tasks it releases, those, then the tasks whose hold it sets or renews.
 # Returns the time now and the tasks to end: those requested since the last look, and any of the holds renewed here.
 # Looks five seconds further back than asked, for a replica whose clock is behind; everywhere if the clock was set back.
-LOOK = (
-    PRELUDE
-    + """
+LOOK = with_prelude("""
 local since, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
 if since > now then since = 0 end
 local asked = redis.call('ZRANGEBYSCORE', stops, since - 5, '+inf')
@@ -151,15 +143,18 @@ end
 redis.call('ZREMRANGEBYSCORE', held, '-inf', now - 86400)
 redis.call('EXPIRE', held, 172800)
 return {tostring(now), asked}
-"""
-)
+""")
 
 
-def arguments(queue_name: str, *args: object) -> list[object]:
-    """A script's ARGV."""
-    return [RQ_KEY_PREFIX, queue_name, *args]
+def run_script(source: str, queue_name: str, *args: Any) -> Any:
+    """Runs a script on a queue, by the script's hash once the server knows it. Raises redis.RedisError.
+
+    The queue's key routes the script. The other keys share its hash slot.
+    """
+    keys = [f"{RQ_KEY_PREFIX}:queue:{queue_name}"]
+    return _registered(source)(keys=keys, args=[RQ_KEY_PREFIX, queue_name, *args], client=get_redis())
 
 
-def queue_key(queue_name: str) -> str:
-    """The one key by which a script is routed; the others share its hash slot."""
-    return f"{RQ_KEY_PREFIX}:queue:{queue_name}"
+@cache
+def _registered(source: str) -> Script:
+    return get_redis().register_script(source)

@@ -10,14 +10,12 @@ jobs of healthy workers away. Fields of ours in a job's hash:
     outcome        the outcome of its prediction, until the row has it
 """
 
-from predictions.queue.scripts import PRELUDE
+from predictions.queue.scripts import with_prelude
 
 FAR_SECONDS = 10_000_000_000
 
-_PRELUDE = (
-    PRELUDE
-    + f"local far = {FAR_SECONDS}\n"
-    + """
+_FUNCTIONS = f"""
+local far = {FAR_SECONDS}
 local function worker_key(worker) return p .. ':worker:' .. worker end
 local function set_state(worker, state)
   if redis.call('EXISTS', worker_key(worker)) == 1 then redis.call('HSET', worker_key(worker), 'state', state) end
@@ -44,15 +42,17 @@ local function append(id, field, execution)
   redis.call('HSET', job_key(id), field, (redis.call('HGET', job_key(id), field) or '') .. execution .. ' ')
 end
 """
-)
+
+
+def _script(body: str) -> str:
+    return with_prelude(_FUNCTIONS + body)
+
 
 # Hands jobs to a worker: from the queue to `wip` with a lease, in one step, so that no job is ever nowhere.
 # Arguments: worker name, lease seconds, the time as RQ writes it, then one new execution id for each job wanted.
 # Answers {paused?, {id, execution id, {field, value, …}}…}; no fields where the job's hash is gone.
 # Asked again with the same execution ids, because the answer was lost, it hands out the same jobs.
-CLAIM = (
-    _PRELUDE
-    + """
+CLAIM = _script("""
 local worker, lease, moment = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local last_claim = p .. ':claimed:' .. q .. ':' .. worker
 local answer = {0}
@@ -84,17 +84,14 @@ if #answer > 1 then
   set_state(worker, 'busy')
 end
 return answer
-"""
-)
+""")
 
 # Ends runs. Only the holder of a run's lease may. Arguments: worker name, the time as RQ writes it, then for each run
 # its job id, execution id, what becomes of the job, seconds that is kept for, seconds the run took, exception text.
 # Answers 1 for each that was ended, and 0 where another has the lease.
 #   finished | failed   into that registry            queued   back to the queue's front
 #   scheduled           again after a wait that grows with each time, `failed` when it has gone on for half a day
-END = (
-    _PRELUDE
-    + """
+END = _script("""
 local worker, moment = ARGV[3], ARGV[4]
 local function end_run(id, execution, becomes, ttl, seconds, exception)
   if redis.call('ZREM', wip, id .. ':' .. execution) == 0 then return 0 end
@@ -126,15 +123,12 @@ for i = 5, #ARGV, 6 do
   table.insert(answer, end_run(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5]))
 end
 return answer
-"""
-)
+""")
 
 # Extends the leases of a worker's runs. Arguments: worker name, lease seconds, the worker's time to live in seconds,
 # the time as RQ writes it, the worker's state, then `job:execution` of each run. Answers {0 where Redis no longer knows
 # the worker, the runs whose job it knows nothing of}: they can be restored.
-BEAT = (
-    _PRELUDE
-    + """
+BEAT = _script("""
 local worker, lease, ttl, moment = worker_key(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local forgotten = {}
 for i = 8, #ARGV do
@@ -149,32 +143,25 @@ redis.call('HSET', worker, 'last_heartbeat', moment, 'state', ARGV[7], 'beat_at'
 redis.call('EXPIRE', worker, ttl)
 redis.call('EXPIRE', worker .. ':executions', ttl)
 return {1, forgotten}
-"""
-)
+""")
 
 # Puts a run back that Redis knows nothing of, because it was emptied. Arguments: worker name, lease seconds, the time
 # as RQ writes it, job id, execution id, then the job's fields and values. Answers 0 where there is such a job again.
-RESTORE = (
-    _PRELUDE
-    + """
+RESTORE = _script("""
 local id, execution = ARGV[6], ARGV[7]
 if redis.call('EXISTS', job_key(id)) == 1 then return 0 end
 redis.call('HSET', job_key(id), 'origin', q, unpack(ARGV, 8))
 redis.call('SADD', p .. ':queues', queued)
 begin_run(ARGV[3], id, execution, tonumber(ARGV[4]), ARGV[5])
 return 1
-"""
-)
+""")
 
 # Stores an outcome with its job. Only the holder of the lease may. Arguments: job id, execution id, text.
-KEEP = (
-    _PRELUDE
-    + """
+KEEP = _script("""
 if not redis.call('ZSCORE', wip, ARGV[3] .. ':' .. ARGV[4]) then return 0 end
 redis.call('HSET', job_key(ARGV[3]), 'outcome', ARGV[5])
 return 1
-"""
-)
+""")
 
 # Any worker does this once a second for all workers: due jobs go to the queue, and the jobs of lost workers go to its
 # front. Arguments: lease seconds, how many lapsed leases a job may have. That limit is for runs that never begin: the
@@ -182,9 +169,7 @@ return 1
 # After a pause without ticks (Redis or all workers were away) and after a step of the clock, it renews the leases
 # first, because their holders may be alive; if the clock was set back it moves the scheduled jobs with it.
 # Returns {due, 1 where Redis knew nothing of the queue, the runs that were lost and whose jobs are queued again}.
-TICK = (
-    _PRELUDE
-    + """
+TICK = _script("""
 local lease, most_losses = tonumber(ARGV[3]), tonumber(ARGV[4])
 local tick = p .. ':tick:' .. q
 local last = tonumber(redis.call('HGET', tick, 'at') or 0)
@@ -227,5 +212,4 @@ for _, run in ipairs(found) do
   end
 end
 return {#due, is_new, queued_again}
-"""
-)
+""")

@@ -49,20 +49,17 @@ class MasterSearch:
         with self._searching:
             if time.monotonic() > self._ended_at + RESULT_STANDS_SECONDS:
                 try:
-                    self._result = self._find()
+                    host, port = self._search()
+                    with redis.Redis(host=host, port=port, **self._options) as client:
+                        if client.role()[0] != b"master":
+                            raise redis.ConnectionError(f"Redis at {host}:{port} is not the master yet")
+                    self._result = host, port
                 except redis.RedisError as error:
                     self._result = str(error)
                 self._ended_at = time.monotonic()
             if isinstance(self._result, str):
                 raise redis.ConnectionError(self._result)
             return self._result
-
-    def _find(self) -> Address:
-        host, port = self._search()
-        with redis.Redis(host=host, port=port, **self._options) as client:
-            if client.role()[0] != b"master":
-                raise redis.ConnectionError(f"Redis at {host}:{port} is not the master yet")
-        return host, port
 
 
 class View(NamedTuple):

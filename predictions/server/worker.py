@@ -65,7 +65,7 @@ class GracefulWorker(GeventWorker):
         while self.alive:
             self._tick()
         deadline = time.monotonic() + self.cfg.graceful_timeout - 1  # the master kills a second later
-        draining.leave()
+        draining.leaving.set()
         if not self._is_replaced:
             self._drain(servers, deadline)
         for server in servers:
@@ -91,7 +91,7 @@ class GracefulWorker(GeventWorker):
         refuse_at = time.monotonic() + self.delay_seconds
         while time.monotonic() < refuse_at:
             self._tick()
-        draining.refuse()
+        draining.refusing.set()
         ending = gevent.spawn(self.before_ending)
         in_flight = self._requests.copy()
         while (in_flight & self._requests or not ending.ready()) and time.monotonic() < deadline:

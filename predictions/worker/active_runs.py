@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections import deque
 
 from predictions.redis.errors import is_lost
@@ -35,13 +34,9 @@ class ActiveRuns:
         """The runs that have not ended."""
         return [run for run in self.all() if not run.has_ended]
 
-    def is_any_settling(self) -> bool:
-        """Whether the result of any prediction is still being recorded."""
-        return any(run.is_settling for run in self.working())
-
     def end(self, run: Run, becomes: str, exception: str = "") -> None:
         """Notes how a run ended; `report` tells Redis."""
-        self._ended.append(ending(run, becomes, exception))
+        self._ended.append(Ending(run, becomes, exception))
 
     def report(self) -> None:
         """Tells Redis of all endings noted so far. One thread reports for all; the others do not wait for it."""
@@ -72,7 +67,3 @@ class ActiveRuns:
                 pause = min(3.0, pause * 2)
         for one in endings:
             self._runs.pop(one.run.execution_id, None)
-
-
-def ending(run: Run, becomes: str, exception: str = "") -> Ending:
-    return Ending(run, becomes, exception, time.monotonic() - run.started)

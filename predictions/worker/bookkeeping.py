@@ -7,28 +7,19 @@ import uuid
 import zlib
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from rq.utils import utcformat
 
-from predictions.queue import scripts, worker_scripts
+from predictions.queue import worker_scripts
 from predictions.queue.queue import KEEP_FAILED_SECONDS, KEEP_FINISHED_SECONDS
-from predictions.redis.scripts import run_script
+from predictions.queue.scripts import run_script
 from predictions.worker.runs import Ending, Run, run_of
 
 LEASE_SECONDS = 25
 """Longer than a failover of Redis takes; a lost worker's jobs are found again after at most this, and a tick."""
 MOST_LOSSES = 6
 """So many leases of one job may lapse; more than attempts, for a claim whose answer was lost was not one."""
-
-
-class Tick(NamedTuple):
-    """The findings of a tick."""
-
-    is_new: bool
-    """Redis knew nothing of the queue: it is new, or was emptied."""
-    lost: list[tuple[str, str]]
-    """The runs (job id, execution id) whose worker was lost and whose jobs wait in the queue again."""
 
 
 class Bookkeeping:
@@ -47,7 +38,7 @@ class Bookkeeping:
         if self._unanswered is None:
             self._unanswered = queue_name, [uuid.uuid4().hex for _ in range(wanted)]
         queue_name, executions = self._unanswered
-        paused, *jobs = self._script(
+        paused, *jobs = run_script(
             worker_scripts.CLAIM, queue_name, self._worker_name, LEASE_SECONDS, _moment(), *executions
         )
         self._unanswered = None
@@ -66,8 +57,11 @@ class Bookkeeping:
         left = []
         for queue_name in {ending.run.queue_name for ending in endings}:
             here = [ending for ending in endings if ending.run.queue_name == queue_name]
-            args = [argument for ending in here for argument in _arguments(ending)]
-            answers = self._script(worker_scripts.END, queue_name, self._worker_name, _moment(), *args)
+            args: list[Any] = []
+            for run, becomes, exception in here:
+                ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
+                args += [run.job_id, run.execution_id, becomes, ttl, run.seconds, zlib.compress(exception.encode())]
+            answers = run_script(worker_scripts.END, queue_name, self._worker_name, _moment(), *args)
             left += [ending for ending, is_ended in zip(here, answers, strict=True) if not is_ended]
         return left
 
@@ -77,7 +71,7 @@ class Bookkeeping:
         Whether Redis still knows the worker, which it forgets after `ttl` seconds without a beat.
         """
         members = [run.member for run in runs]
-        known, forgotten = self._script(
+        known, forgotten = run_script(
             worker_scripts.BEAT, queue_name, self._worker_name, LEASE_SECONDS, ttl, _moment(), state, *members
         )
         for run in runs:
@@ -89,21 +83,16 @@ class Bookkeeping:
         """Puts back a run whose job Redis knows nothing of, because it was emptied; False where it does."""
         fields = [part for pair in run.fields.items() for part in pair]
         args = (self._worker_name, LEASE_SECONDS, _moment(), run.job_id, run.execution_id, *fields)
-        return bool(self._script(worker_scripts.RESTORE, run.queue_name, *args))
+        return bool(run_script(worker_scripts.RESTORE, run.queue_name, *args))
 
-    def tick(self, queue_name: str) -> Tick:
-        """Queues due jobs and those of lost workers."""
-        _, is_new, lost = self._script(worker_scripts.TICK, queue_name, LEASE_SECONDS, MOST_LOSSES)
-        return Tick(bool(is_new), [tuple(member.decode().rsplit(":", 1)) for member in lost])
+    def tick(self, queue_name: str) -> tuple[bool, list[tuple[str, str]]]:
+        """Queues due jobs and those of lost workers.
 
-    def _script(self, source: str, queue_name: str, *args: Any) -> Any:
-        return run_script(source, keys=[scripts.queue_key(queue_name)], args=scripts.arguments(queue_name, *args))
-
-
-def _arguments(ending: Ending) -> tuple[Any, ...]:
-    run, becomes, exception, seconds = ending
-    ttl = KEEP_FAILED_SECONDS if becomes == "failed" else KEEP_FINISHED_SECONDS
-    return run.job_id, run.execution_id, becomes, ttl, seconds, zlib.compress(exception.encode())
+        Returns whether Redis knew nothing of the queue, because it is new or was emptied, and the runs (job id,
+        execution id) of lost workers whose jobs wait in the queue again.
+        """
+        _, is_new, lost = run_script(worker_scripts.TICK, queue_name, LEASE_SECONDS, MOST_LOSSES)
+        return bool(is_new), [tuple(member.decode().rsplit(":", 1)) for member in lost]
 
 
 def _moment() -> str:

@@ -56,14 +56,21 @@ class Run:
         self.queue_name = queue_name
         self.fields = fields
         self.started = time.monotonic()
-        self.deadline = self.started + _seconds(fields.get(b"timeout"))
+        try:
+            limit = float(fields.get(b"timeout") or settings.TASK_TIMEOUT)
+        except ValueError:  # not written by this agent
+            limit = float(settings.TASK_TIMEOUT)
+        self.deadline = self.started + limit
         self.stop_reason: str | None = None
         self.stopped_at = 0.0
         self.is_settling = False
         """Whether its prediction has ended, and only the record of it is still to be made: no limit holds for that."""
         self._on_stop: Callable[[str], None] | None = None
         self._end_lock = threading.Lock()
-        self._end_claimed = False
+        self.has_ended = False
+        """Whether a thread has ended it. Redis may not know yet."""
+        self.seconds = 0.0
+        """How long it took, once it has ended."""
 
     @property
     def member(self) -> str:
@@ -102,20 +109,13 @@ class Run:
             if self._on_stop is not None:
                 self._on_stop(reason)
 
-    def settle(self) -> None:
-        self.is_settling = True
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether a thread has ended it. Redis may not know yet."""
-        return self._end_claimed
-
     def claim_end(self) -> bool:
         with self._end_lock:
-            if self._end_claimed:
+            if self.has_ended:
                 return False
-            self._end_claimed = True
-            return True
+            self.has_ended = True
+        self.seconds = time.monotonic() - self.started
+        return True
 
 
 class Ending(NamedTuple):
@@ -124,16 +124,6 @@ class Ending(NamedTuple):
     run: Run
     becomes: str
     exception: str = ""
-    seconds: float = 0.0
-    """How long it took."""
-
-
-def _seconds(timeout: bytes | None) -> float:
-    """A job's time limit; TASK_TIMEOUT where it has none that can be read."""
-    try:
-        return float(timeout or settings.TASK_TIMEOUT)
-    except ValueError:
-        return float(settings.TASK_TIMEOUT)
 
 
 running: ContextVar[Run | None] = ContextVar("run", default=None)

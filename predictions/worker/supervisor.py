@@ -5,6 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from django.conf import settings
@@ -13,9 +14,9 @@ from rq.utils import import_attribute
 from rq.worker import BaseWorker
 
 from predictions.queue.scheduler import enqueue_once
-from predictions.worker.active_runs import ActiveRuns, ending
+from predictions.worker.active_runs import ActiveRuns
 from predictions.worker.bookkeeping import Bookkeeping
-from predictions.worker.runs import GIVE_UP, INIT_CHECK, PUT_BACK, RetryLater, Run
+from predictions.worker.runs import GIVE_UP, INIT_CHECK, PUT_BACK, Ending, RetryLater, Run
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def seconds_since_last_turn() -> float:
     return time.monotonic() - _last_turn
 
 
-class Supervisor:
+class Supervisor(threading.Thread):
     def __init__(
         self,
         worker: BaseWorker,
@@ -43,6 +44,7 @@ class Supervisor:
         free_slot: Callable[[], None],
     ) -> None:
         """`over` ends the thread. `free_slot` frees the slot of a job that does not end."""
+        super().__init__(name="supervisor", daemon=True)
         self._worker = worker
         self._books = books
         self._active = active
@@ -50,15 +52,8 @@ class Supervisor:
         self._free_slot = free_slot
         self._beat_at = 0.0
         self._init_check_at = float("inf")
-        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join(timeout=5)
-
-    def _run(self) -> None:
+    def run(self) -> None:
         global _last_turn
         while not self._over.wait(TICK_SECONDS):
             _last_turn = time.monotonic()
@@ -73,29 +68,21 @@ class Supervisor:
     def tend_queues(self) -> None:
         """Recovers the jobs of lost workers, and sends a heartbeat and queues an init check when they are due."""
         for queue in self._worker.queues:
-            tick = self._books.tick(queue.name)
+            is_new, lost = self._books.tick(queue.name)
             if queue is self._worker.queues[0]:
-                self._put_back_lost(tick.lost)
-                if tick.is_new:
-                    self._restore_emptied_redis()
+                if lost:
+                    logger.warning("%d tasks of lost workers wait again", len(lost))
+                    _in_a_thread(put_back, lost, lost=True)
+                if is_new:  # beats restore the running jobs at once, an init check then the waiting ones
+                    self._beat_at = 0.0
+                    if settings.ENABLE_PERIODIC_CHECK:
+                        self._init_check_at = time.monotonic() + 2 * BEAT_SECONDS
         if time.monotonic() >= self._beat_at:
             self.beat()
             self._beat_at = time.monotonic() + BEAT_SECONDS
         if time.monotonic() >= self._init_check_at:
             enqueue_once(INIT_CHECK, turn_seconds=60)
             self._init_check_at = float("inf")
-
-    def _put_back_lost(self, runs: list[tuple[str, str]]) -> None:
-        """Uses a thread of its own, so that a database that hangs does not delay the heartbeats."""
-        if runs:
-            logger.warning("%d tasks of lost workers wait again", len(runs))
-            threading.Thread(target=put_back, args=(runs,), kwargs={"lost": True}, name="put-back", daemon=True).start()
-
-    def _restore_emptied_redis(self) -> None:
-        """Beats restore the running jobs at once; an init check restores the waiting ones after the beats."""
-        self._beat_at = 0.0
-        if settings.ENABLE_PERIODIC_CHECK:
-            self._init_check_at = time.monotonic() + 2 * BEAT_SECONDS
 
     def beat(self) -> None:
         """Renews the worker's registration and the leases of its runs."""
@@ -113,17 +100,14 @@ class Supervisor:
                 continue
             if run.stop_reason is None and moment >= run.deadline + 1:
                 run.stop("timeout")
-            elif run.stop_reason in ("timeout", "canceled") and moment >= run.stopped_at + REACT_SECONDS:
-                self._abandon(run)
-
-    def _abandon(self, run: Run) -> None:
-        """Frees the slot of a job that does not react to its stop. The job keeps its thread."""
-        if run.claim_end():
-            logger.error("job %s did not end when told to; its slot is given on", run.job_id)
-            threading.Thread(target=self._give_up, args=(run,), name="give-up", daemon=True).start()
+            elif run.stop_reason not in ("timeout", "canceled") or moment < run.stopped_at + REACT_SECONDS:
+                continue
+            elif run.claim_end():
+                logger.error("job %s did not end when told to; its slot is given on", run.job_id)
+                _in_a_thread(self._give_up, run)
 
     def _give_up(self, run: Run) -> None:
-        """Uses a thread of its own, so that a database that hangs does not delay the heartbeats."""
+        """Ends a job that did not react to its stop, and frees its slot. The job keeps its thread."""
         becomes, exception = "finished", ""
         try:
             close_old_connections()
@@ -134,8 +118,13 @@ class Supervisor:
             becomes, exception = "failed", traceback.format_exc()
         finally:
             connection.close()
-        self._active.store([ending(run, becomes, exception)])
+        self._active.store([Ending(run, becomes, exception)])
         self._free_slot()
+
+
+def _in_a_thread(function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """So that a database that hangs does not delay the heartbeats."""
+    threading.Thread(target=function, args=args, kwargs=kwargs, name=function.__name__, daemon=True).start()
 
 
 def put_back(runs: list[tuple[str, str]], *, lost: bool) -> None:

@@ -83,7 +83,10 @@ class ThreadWorker(BaseWorker):
         """Runs until a signal stops it, or with `burst` until the queue is empty. Returns whether it took any job."""
         self._slots = Slots(self.concurrency, self._perform)
         if threading.current_thread() is threading.main_thread():
-            self._install_signal_handlers()
+            signal.signal(signal.SIGINT, self.request_stop)
+            signal.signal(signal.SIGTERM, self.request_stop)
+            signal.signal(signal.SIGTSTP, self.hold_or_resume)
+            signal.signal(signal.SIGCONT, self.hold_or_resume)
         self._sign_on()
         self._supervisor.start()
         logger.info("worker %s takes up to %d jobs at once from %s", self.name, self.concurrency, self.queue_names())
@@ -96,8 +99,12 @@ class ThreadWorker(BaseWorker):
                 self.before_finishing()
         finally:
             self._over.set()
-            self._supervisor.join()
-            self._say_goodbye()
+            self._supervisor.join(timeout=5)
+            try:
+                self.register_death()
+                self.unsubscribe()
+            except redis.RedisError as error:
+                logger.warning("worker %s could not sign off: %s", self.name, error)
         return taken > 0
 
     def _sign_on(self) -> None:
@@ -111,12 +118,6 @@ class ThreadWorker(BaseWorker):
             except redis.RedisError as error:
                 self._note_silence(error)
 
-    def _install_signal_handlers(self) -> None:
-        signal.signal(signal.SIGINT, self.request_stop)
-        signal.signal(signal.SIGTERM, self.request_stop)
-        signal.signal(signal.SIGTSTP, self._take_none)
-        signal.signal(signal.SIGCONT, self._take_again)
-
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """After the first signal the worker finishes its jobs and takes no more; after the second it requeues them."""
         if self._stop_at < float("inf"):
@@ -129,11 +130,9 @@ class ThreadWorker(BaseWorker):
     def _is_stopping(self) -> bool:
         return time.monotonic() >= self._stop_at
 
-    def _take_none(self, signum: int, frame: FrameType | None) -> None:
-        self._taking = False
-
-    def _take_again(self, signum: int, frame: FrameType | None) -> None:
-        self._taking = True
+    def hold_or_resume(self, signum: int, frame: FrameType | None) -> None:
+        """SIGTSTP: takes no more jobs. SIGCONT: takes jobs again."""
+        self._taking = signum == signal.SIGCONT
 
     def handle_payload(self, message: Any) -> None:
         """RQ's remote commands: `stop-job` and `stop-execution` end one run, `shutdown` the worker."""
@@ -180,24 +179,23 @@ class ThreadWorker(BaseWorker):
     def _claim(self, wanted: int) -> list[Run]:
         """Claims up to `wanted` jobs, once a second first from the other queues."""
         runs: list[Run] = []
-        turn = [self.queues[0]]
+        first = self.queues[0]
+        turn = [first]
         if time.monotonic() - self._looked_at_others >= 1:
             self._looked_at_others = time.monotonic()
-            turn = [*self.queues[1:], *turn]
+            turn = [*self.queues[1:], first]
         try:
             for queue in turn:
-                if len(runs) < wanted:
-                    runs += self._claim_from(queue.name, wanted - len(runs))
+                if len(runs) == wanted:
+                    break
+                claimed, paused = self._books.claim(queue.name, wanted - len(runs))
+                runs += claimed
+                if paused and queue is first:
+                    self._over.wait(0.2)  # `_wait` would return at once while jobs are in the queue
         except redis.RedisError as error:
             self._note_silence(error)
         else:
             self._silent_since = 0.0
-        return runs
-
-    def _claim_from(self, queue_name: str, wanted: int) -> list[Run]:
-        runs, paused = self._books.claim(queue_name, wanted)
-        if paused and queue_name == self.queues[0].name:
-            self._over.wait(0.2)  # `_wait` would return at once while jobs are in the queue
         return runs
 
     def _wait(self, seconds: float) -> None:
@@ -250,12 +248,12 @@ class ThreadWorker(BaseWorker):
 
     def _finish_runs(self) -> None:
         """Waits for the running jobs, and requeues those that take too long at the front."""
-        self._wait_while(self._active.working, self.shutdown_seconds, unless=self._hurry)
+        self._wait_while(lambda: self._active.working() and not self._hurry.is_set(), self.shutdown_seconds)
         left = self._active.working()
         for run in reversed(left):
             run.stop("shutdown")
         self._wait_while(self._active.working, HAND_BACK_SECONDS)
-        self._wait_while(self._active.is_any_settling, SETTLE_SECONDS)
+        self._wait_while(lambda: any(run.is_settling for run in self._active.working()), SETTLE_SECONDS)
         unresponsive = [run for run in reversed(self._active.working()) if run.claim_end()]
         for run in unresponsive:
             self._active.end(run, "queued")
@@ -271,16 +269,7 @@ class ThreadWorker(BaseWorker):
                 len(self._active),
             )
 
-    def _wait_while(
-        self, condition: Callable[[], object], seconds: float, *, unless: threading.Event | None = None
-    ) -> None:
+    def _wait_while(self, condition: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while condition() and time.monotonic() < deadline and not (unless is not None and unless.is_set()):
+        while condition() and time.monotonic() < deadline:
             time.sleep(0.02)
-
-    def _say_goodbye(self) -> None:
-        try:
-            self.register_death()
-            self.unsubscribe()
-        except redis.RedisError as error:
-            logger.warning("worker %s could not sign off: %s", self.name, error)

@@ -189,9 +189,9 @@ def test_several_statements_are_one_round_trip_and_one_transaction(pool: Pool, t
     update = f"UPDATE {table} SET t = %s WHERE i > %s"
     with pool.connection() as lent:
         cursor = PreparedCursor(lent)
-        cursor.execute_several([(insert, [0]), (update, ["seen", 0])])
+        cursor.execute_batch([(insert, [0]), (update, ["seen", 0])])
         before = proxy.requests
-        answers = cursor.execute_several([(insert, [1]), (insert, [2]), (update, ["seen", 0]), (insert, [3])])
+        answers = cursor.execute_batch([(insert, [1]), (insert, [2]), (update, ["seen", 0]), (insert, [3])])
         assert proxy.requests - before == 1
         assert answers == [(1, [(1,)]), (1, [(2,)]), (2, []), (1, [(3,)])]
         begun = lent.execute(f"SELECT count(*) FROM {table} WHERE i > 0 GROUP BY m").fetchall()
@@ -203,11 +203,11 @@ def test_of_several_statements_none_is_done_where_one_is_wrong(pool: Pool, table
     with pool.connection() as lent:
         cursor = PreparedCursor(lent)
         with pytest.raises(psycopg.DataError, match="smallint"):
-            cursor.execute_several([(insert, [1]), (insert, [2**20]), (insert, [3])])
+            cursor.execute_batch([(insert, [1]), (insert, [2**20]), (insert, [3])])
         with pytest.raises(psycopg.DataError, match="NUL"):
-            cursor.execute_several([(insert, [1]), (f"INSERT INTO {table} (t) VALUES (%s)", ["\0"])])
+            cursor.execute_batch([(insert, [1]), (f"INSERT INTO {table} (t) VALUES (%s)", ["\0"])])
         assert lent.execute(f"SELECT * FROM {table}").fetchall() == []
-        assert cursor.execute_several([(insert, [1])]) == [(1, [])]
+        assert cursor.execute_batch([(insert, [1])]) == [(1, [])]
         cursor.execute(insert, [2])
 
 
@@ -215,7 +215,7 @@ def test_several_statements_that_are_large_both_ways_do_not_wait_for_each_other(
     text = "x" * 1_000_000
     with pool.connection() as lent:
         insert = f"INSERT INTO {table} (t) VALUES (%s) RETURNING t"
-        answers = PreparedCursor(lent).execute_several([(insert, [text])] * 32)
+        answers = PreparedCursor(lent).execute_batch([(insert, [text])] * 32)
     assert answers == [(1, [(text,)])] * 32
 
 
@@ -224,7 +224,7 @@ def test_several_statements_are_told_again_to_a_session_that_is_another_one_sudd
     with pool.connection() as lent:
         PreparedCursor(lent).execute(insert, ["before"])
         lent.execute("DEALLOCATE ALL")
-        assert PreparedCursor(lent).execute_several([(insert, ["a"]), (insert, ["b"])]) == [(1, [])] * 2
+        assert PreparedCursor(lent).execute_batch([(insert, ["a"]), (insert, ["b"])]) == [(1, [])] * 2
         assert lent.execute(f"SELECT count(*) FROM {table}").fetchone() == (3,)
 
 
@@ -232,7 +232,7 @@ def test_a_connection_that_breaks_off_amid_several_statements_is_not_lent_again(
     insert = f"INSERT INTO {table} (t) VALUES (%s)"
     end_it = "SELECT count(pg_terminate_backend(pg_backend_pid())) FROM (SELECT %s::text) AS given"
     with pool.connection() as lent, pytest.raises(psycopg.OperationalError):
-        PreparedCursor(lent).execute_several([(insert, ["a"]), (end_it, ["now"])])
+        PreparedCursor(lent).execute_batch([(insert, ["a"]), (end_it, ["now"])])
     with pool.connection() as lent:
         assert lent.execute(f"SELECT * FROM {table}").fetchall() == []
 

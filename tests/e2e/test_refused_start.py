@@ -83,7 +83,7 @@ import os, time
 try:
     os.mkdir({str(tmp_path / "first")!r})
 except FileExistsError:
-    time.sleep(3)  # its SIGTERM comes meanwhile
+    time.sleep(60)  # its SIGTERM comes meanwhile
 from config.wsgi import application
 """
     )

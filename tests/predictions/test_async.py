@@ -12,10 +12,11 @@ from rest_framework.test import APIClient
 from rq.job import Job
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
-from predictions.execution.runner import RunContext, run
+from predictions.execution.runner import run
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.redis.connections import get_redis
+from predictions.worker.runs import Run
 from tests.helpers import predictors
 from tests.helpers.api import submit
 from tests.helpers.proxy import Proxy
@@ -185,7 +186,7 @@ def test_reading_a_task_asks_redis_nothing(client: APIClient, redis_proxy: Proxy
 def test_a_job_costs_two_queries(client: APIClient, work: Work) -> None:
     task_id = submit(client)
     with CaptureQueriesContext(connection) as queries:
-        run(task_id, RunContext(run_id="r", timeout_seconds=9))
+        run(task_id, Run(task_id, "r", "default", {}))
     assert [query["sql"].split()[0] for query in queries] == ["UPDATE", "UPDATE"]
 
 

@@ -15,6 +15,7 @@ from predictions.execution import runner
 from predictions.models import Task
 from predictions.queue import queue
 from predictions.submission import PredictionRequest
+from predictions.worker.runs import Run
 from tests.helpers import predictors
 from tests.helpers.api import submit
 from tests.helpers.waiting import until
@@ -106,7 +107,7 @@ def test_exactly_one_of_a_cancel_and_a_start_wins(client: APIClient, configured:
             answers[task.pk] = error.status
 
     def start(task: Task) -> None:
-        runner.run(task.pk, runner.RunContext(run_id="r", timeout_seconds=60))
+        runner.run(task.pk, Run(task.pk, "r", "default", {}))
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(move, task) for task in tasks for move in (start, cancel)]:

@@ -1,17 +1,17 @@
-"""Statements wait for other writers of a SQLite file, and threads share its connections."""
+"""How statements wait for other writers of a SQLite file, and how threads share a connection to it."""
 
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from predictions.database.sqlite3.base import KEPT
+from predictions import statements
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def connection(path: Path) -> Iterator[Any]:
     connections.settings["own"] = {**connections.settings["default"], **engine}
     with connections["own"].cursor() as cursor:
         cursor.execute("CREATE TABLE numbers (n INTEGER)")
+    connections["own"].close()
     yield connections["own"]
     connections["own"].close()
     del connections["own"]
@@ -81,128 +82,70 @@ def test_a_writer_gives_up_after_its_time_and_readers_never_wait(connection: Any
     assert numbers(connection) == []
 
 
-def test_errors_that_waiting_cannot_fix_are_raised_at_once(connection: Any, other: sqlite3.Connection) -> None:
+def test_what_waiting_cannot_help_is_said_at_once(connection: Any, other: sqlite3.Connection) -> None:
     with connection.cursor() as cursor, pytest.raises(OperationalError, match="no such table"):
         cursor.execute("INSERT INTO letters VALUES (1)")
 
 
-def test_a_returned_connection_is_reused(connection: Any) -> None:
-    numbers(connection)
-    first = connection.connection
-    connection.close()
-    numbers(connection)
-    assert connection.connection is first
+def write(connection: Any, number: int) -> sqlite3.Connection:
+    """On the shared connection, which it returns."""
+    with connection.shared_cursor(only_reads=False) as cursor:
+        cursor.execute("INSERT INTO numbers VALUES (%s)", [number])
+        connected: sqlite3.Connection = cursor.connection
+        return connected
 
 
-def test_open_cursors_never_share_a_connection(connection: Any) -> None:
-    numbers(connection)
-    with connection.lent_cursor() as one, connection.lent_cursor() as other:
-        assert len({id(connection.connection), id(one.connection), id(other.connection)}) == 3
+def test_threads_share_a_connection_and_each_of_their_writes_is_committed(connection: Any) -> None:
+    first = write(connection, 0)
+    with ThreadPoolExecutor(16) as callers:
+        used = set(callers.map(lambda number: write(connections["own"], number), range(1, 400)))
+    assert used == {first}
+    assert numbers(connection) == list(range(400))
 
 
-def test_only_so_many_connections_are_kept(connection: Any) -> None:
-    params = connection.get_connection_params()
-    made = [connection.get_new_connection(params) for _ in range(KEPT + 3)]
-    for one in made:
-        connection.give_back(one, is_sound=True)
-    assert len([one for one in made if is_open(one)]) == KEPT
+def test_a_thread_holds_no_connection_once_its_statement_is_done() -> None:
+    """A thousand waiting predictions would hold a thousand."""
+    default = connections["default"]
+    default.close()
+    statements.read("nobody")
+    assert default.connection is None
 
 
-def test_threads_wait_for_a_free_connection(connection: Any) -> None:
-    got = threading.Event()
-
-    def borrow() -> None:
-        with connection.lent_cursor() as cursor:
-            cursor.execute("SELECT 1")
-            got.set()
-
-    with ExitStack() as stack:
-        for _ in range(KEPT - 1):
-            stack.enter_context(connection.lent_cursor())
-        with connection.lent_cursor():
-            threading.Thread(target=borrow, daemon=True).start()
-            assert not got.wait(0.2)
-        assert got.wait(20)
+def test_a_writer_on_the_shared_connection_waits_and_readers_do_not(connection: Any, other: sqlite3.Connection) -> None:
+    with ThreadPoolExecutor(1) as callers:
+        written = callers.submit(lambda: write(connections["own"], 1))
+        with connection.shared_cursor(only_reads=True) as cursor:
+            assert cursor.execute("SELECT n FROM numbers").fetchall() == []
+        assert not written.done()
+        other.execute("COMMIT")
+        written.result()
+    assert numbers(connection) == [1]
 
 
-def test_a_long_wait_ends_with_database_is_locked(connection: Any) -> None:
-    connection.get_connection_params()
-    connection._wait_seconds = 0.05
-    with ExitStack() as stack:
-        for _ in range(KEPT):
-            stack.enter_context(connection.lent_cursor())
-        with pytest.raises(OperationalError, match="locked"):
-            stack.enter_context(connection.lent_cursor())
-    with connection.lent_cursor() as cursor:  # the pool still has its connection
-        cursor.execute("SELECT 1")
+def test_every_writer_that_waits_for_too_long_is_told_that_the_database_is_locked(
+    connection: Any, other: sqlite3.Connection
+) -> None:
+    with ThreadPoolExecutor(3) as callers:
+        writes = [callers.submit(lambda: write(connections["own"], 1)) for _ in range(3)]
+        assert [str(each.exception()) for each in writes] == ["database is locked"] * 3
+    other.execute("COMMIT")
+    write(connection, 2)
+    assert numbers(connection) == [2]
 
 
-def test_reads_wait_for_no_writer(connection: Any) -> None:
-    with ExitStack() as stack:
-        for _ in range(KEPT):
-            stack.enter_context(connection.lent_cursor())
-        with connection.lent_cursor(to_read=True) as cursor:
-            assert cursor.execute("SELECT 1").fetchall() == [(1,)]
-
-
-def test_a_failed_cursor_leaks_no_connection(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> None:
-        raise sqlite3.OperationalError("out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(connection, "_cursor_on", fail)
-        for _ in range(KEPT + 1):
-            with pytest.raises(OperationalError, match="out of memory"):
-                connection.lent_cursor().__enter__()
-    connection._wait_seconds = 0.05
-    with connection.lent_cursor() as cursor:
-        cursor.execute("SELECT 1")
-
-
-def is_open(lent: sqlite3.Connection) -> bool:
-    try:
-        lent.execute("SELECT 1")
-    except sqlite3.ProgrammingError:
-        return False
-    return True
-
-
-def test_a_connection_to_a_file_that_was_replaced_is_not_lent(connection: Any, path: Path) -> None:
-    numbers(connection)
+def test_the_shared_connection_opens_a_file_that_replaced_its_own(connection: Any, path: Path) -> None:
+    write(connection, 1)
     connection.close()
     path.rename(path.with_name("old.sqlite3"))
-    with connection.cursor() as cursor, pytest.raises(OperationalError, match="no such table"):
-        cursor.execute("SELECT n FROM numbers")
-
-
-def test_a_connection_that_is_in_the_middle_of_something_is_not_lent(connection: Any) -> None:
-    with connection.lent_cursor() as cursor:
-        cursor.execute("BEGIN IMMEDIATE")
-        cursor.execute("INSERT INTO numbers VALUES (%s)", [1])
-        left = cursor.connection
-    assert not is_open(left)
-    assert numbers(connection) == []
-
-
-def test_a_connection_on_which_something_went_wrong_is_not_lent(connection: Any) -> None:
-    lent = connection.lent_cursor()
-    cursor = lent.__enter__()
-    with pytest.raises(sqlite3.OperationalError, match="no such table") as error:
-        cursor.execute("INSERT INTO letters VALUES (1)")
     with pytest.raises(OperationalError, match="no such table"):
-        lent.__exit__(error.type, error.value, None)
-    assert not is_open(cursor.connection)
+        write(connection, 2)
 
 
-def test_work_on_a_pooled_connection_is_committed(connection: Any) -> None:
-    with connection.lent_cursor() as cursor:
-        cursor.execute("INSERT INTO numbers VALUES (%s)", [3])
-        assert cursor.rowcount == 1
+def test_the_shared_connection_goes_on_after_an_error(connection: Any) -> None:
+    with (
+        pytest.raises(OperationalError, match="no such table"),
+        connection.shared_cursor(only_reads=False) as cursor,
+    ):
+        cursor.execute("INSERT INTO letters VALUES (1)")
+    write(connection, 3)
     assert numbers(connection) == [3]
-
-
-def test_a_writer_on_a_lent_connection_waits_for_another_too(connection: Any, other: sqlite3.Connection) -> None:
-    threading.Timer(0.2, other.execute, ["COMMIT"]).start()
-    with connection.lent_cursor() as cursor:
-        cursor.execute("INSERT INTO numbers VALUES (%s)", [1])
-    assert numbers(connection) == [1]

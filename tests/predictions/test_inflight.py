@@ -84,7 +84,7 @@ def test_a_redis_that_hangs_does_not_delay_the_end_of_a_call(monkeypatch: pytest
     late, left = new_call(1), new_call()
     is_here = threading.Event()
     is_here.set()
-    with in_flight("late", late), in_flight("left", left, is_wanted=is_here.is_set):
+    with in_flight("late", late), in_flight("left", left, caller_is_gone=lambda: not is_here.is_set()):
         assert asked.wait(10)
         is_here.clear()
         assert (ends(late), ends(left)) == (StopReason.TIMEOUT, StopReason.CANCELED)

@@ -196,9 +196,7 @@ def test_the_run_after_a_requeue_is_the_same_attempt(client: APIClient, work: Ca
 
 def test_a_late_write_of_an_older_run_is_refused(client: APIClient) -> None:
     task_id = submit(client, {"wait": True})
-    older = threading.Thread(
-        target=runner.run, args=(task_id, runner.RunContext(run_id="old", timeout_seconds=60)), daemon=True
-    )
+    older = threading.Thread(target=runner.run, args=(task_id, Run(task_id, "old", "default", {})), daemon=True)
     older.start()
     until(lambda: predictors.calls)
     lifecycle.start(task_id, run_id="new", lost=["old"])

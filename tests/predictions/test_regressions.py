@@ -15,6 +15,7 @@ from predictions.lifecycle import InvalidTransition
 from predictions.models import Task
 from predictions.queue.scheduler import Scheduler
 from predictions.redis.connections import get_redis
+from predictions.worker.runs import Run
 from tests.helpers.api import submit
 from tests.helpers.stub import Stub, answers
 from tests.helpers.workers import new_worker
@@ -71,7 +72,7 @@ def test_a_task_that_lost_two_workers_says_that_it_was_tried_twice(client: APICl
     task_id = submit(client)
     lifecycle.start(task_id, run_id="first")
     lifecycle.start(task_id, run_id="second", lost=["first"])
-    runner.run(task_id, runner.RunContext(run_id="third", timeout_seconds=9, lost=["first", "second"]))
+    runner.run(task_id, Run(task_id, "third", "default", {b"lost": b"first second "}))
     task = Task.objects.get()
     assert (task.status, task.attempt, task.error_info) == ("failed", 2, "its worker was lost 2 times")
 
@@ -81,7 +82,7 @@ def test_a_worker_that_redis_forgot_registers_again(client: APIClient) -> None:
     worker.register_birth()
     get_redis().flushall()
     submit(client)
-    worker._claim_from("default", 1)
+    worker._claim(1)
     worker._supervisor.beat()
     assert get_redis().smembers(f"{RQ_KEY_PREFIX}:workers") == {worker.key.encode()}
 

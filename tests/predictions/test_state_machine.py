@@ -263,11 +263,11 @@ class Tasks(RuleBasedStateMachine):
         before = self.view
         for score, task_id in enumerate(before.scheduled):
             get_redis().zadd(key("scheduled"), {task_id: score})
-        tick = self.worker._books.tick("default")
+        _, lost = self.worker._books.tick("default")
         self.referee.glance()
         assert not self.view.scheduled
         assert set(before.waiting) <= set(self.view.queued)
-        for task_id, run_id in tick.lost:
+        for task_id, run_id in lost:
             work = partial(jobs.put_back, [(task_id, run_id)], True)
             self.begin("put back", work, task_id=task_id, run_id=run_id)
 

@@ -30,7 +30,7 @@ def find_again_as_a_worker_does() -> None:
     tick()
     lapse_leases()
     new_worker()._supervisor.tend_queues()
-    until(lambda: not any(thread.name == "put-back" for thread in threading.enumerate()))
+    until(lambda: not any(thread.name == "put_back" for thread in threading.enumerate()))
 
 
 def take() -> Run:

@@ -110,11 +110,11 @@ def test_a_signal_that_comes_while_a_worker_signs_on_ends_it_like_any_other(
 
 def test_sigtstp_and_sigcont_hold_and_resume(client: APIClient, start_worker: StartWorker) -> None:
     running = start_worker()
-    running.worker._take_none(0, None)
+    running.worker.hold_or_resume(signal.SIGTSTP, None)
     task_id = submit(client)
     time.sleep(0.3)
     assert status_of(task_id) == "pending"
-    running.worker._take_again(0, None)
+    running.worker.hold_or_resume(signal.SIGCONT, None)
     until(lambda: status_of(task_id) == "succeeded")
 
 

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django_rq.management.commands.rqworker import Command as RQWorker
 
 from predictions.api import worker_port
-from predictions.database import bound_answers
+from predictions.database.postgresql import bound_waits
 from predictions.operations import shutdown
 from predictions.queue import queue
 from predictions.redis.errors import QueueUnavailable
@@ -37,7 +37,7 @@ class Command(RQWorker):
             except OSError as error:
                 raise CommandError(f"WORKER_METRICS_ADDRESS={address} cannot be used: {error.strerror}.") from error
         self._wait_for_redis()
-        bound_answers()
+        bound_waits()
         if settings.USE_LOCAL_REDIS:
             ThreadWorker.linger_seconds = settings.SHUTDOWN_DELAY
             ThreadWorker.before_finishing = staticmethod(shutdown.close_for_good)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from predictions.database.together import Together
+from predictions.database.batcher import WriteBatcher
 from tests.helpers.waiting import until
 
 
@@ -27,8 +27,8 @@ class Server:
         self.answer: Callable[[int], Any] = lambda number: number * 2
         self._lock = threading.Lock()
 
-    def together(self, *, at_once: int = 1, most: int = 10) -> Together[int, int]:
-        return Together(self.one, self.several, at_once=at_once, most=most)
+    def together(self, *, at_once: int = 1, size: int = 10) -> WriteBatcher[int, int]:
+        return WriteBatcher(self.one, self.several, at_once=at_once, size=size)
 
     def one(self, number: int) -> Any:
         return self.several([number])[0]
@@ -52,7 +52,7 @@ def server() -> Server:
 
 @contextmanager
 def while_one_is_under_way(
-    server: Server, together: Together[int, int]
+    server: Server, together: WriteBatcher[int, int]
 ) -> Iterator[tuple[Future[int], Callable[[int], Future[int]]]]:
     """The server is at work for 0, and is held: what comes of that, and how others ask meanwhile."""
     server.is_held = True
@@ -61,9 +61,9 @@ def while_one_is_under_way(
         until(lambda: server.at_work)
 
         def ask(number: int) -> Future[int]:
-            waiting = len(together._waiters)
+            waiting = len(together._queue)
             told = callers.submit(together, number)
-            until(lambda: len(together._waiters) > waiting)
+            until(lambda: len(together._queue) > waiting)
             return told
 
         try:
@@ -73,7 +73,7 @@ def while_one_is_under_way(
             server.finishes.release()
 
 
-def meanwhile(server: Server, together: Together[int, int], numbers: range) -> list[Future[int]]:
+def meanwhile(server: Server, together: WriteBatcher[int, int], numbers: range) -> list[Future[int]]:
     """All of them ask while the server is at work for 0; then it goes on."""
     with while_one_is_under_way(server, together) as (first, ask):
         return [first, *map(ask, numbers)]
@@ -92,7 +92,7 @@ def test_those_who_come_meanwhile_go_together_in_the_order_they_came(server: Ser
 
 
 def test_no_more_go_together_than_may(server: Server) -> None:
-    told = meanwhile(server, server.together(most=3), range(1, 8))
+    told = meanwhile(server, server.together(size=3), range(1, 8))
     assert [each.result() for each in told] == [number * 2 for number in range(8)]
     assert server.given == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
@@ -157,7 +157,7 @@ def test_who_is_under_way_when_its_time_is_up_is_told_what_came_of_it(server: Se
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_of_many_who_come_and_go_each_is_carried_out_once(server: Server, at_once: int) -> None:
-    together = server.together(at_once=at_once, most=7)
+    together = server.together(at_once=at_once, size=7)
 
     def ask(number: int) -> int:
         return together(number)
@@ -167,5 +167,5 @@ def test_of_many_who_come_and_go_each_is_carried_out_once(server: Server, at_onc
     assert sorted(number for given in server.given for number in given) == list(range(4000))
     assert server.most_at_work <= at_once
     assert max(map(len, server.given)) <= 7
-    assert not together._waiters
+    assert not together._queue
     assert together._under_way == 0

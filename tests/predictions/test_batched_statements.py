@@ -8,10 +8,11 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError, connection, connections
 from django.utils.timezone import now
 
-from predictions import database, statements
-from predictions.database import bound_answers
+from predictions import statements
+from predictions.database import cursors
+from predictions.database.batcher import WriteBatcher
+from predictions.database.postgresql import bound_waits
 from predictions.database.prepared import PreparedCursor, _named
-from predictions.database.together import Together
 from predictions.models import Task
 from tests.helpers.factories import TaskFactory
 from tests.helpers.waiting import until
@@ -29,10 +30,10 @@ def lends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Connections are lent as in web and worker processes."""
     options = connection.settings_dict["OPTIONS"]
     monkeypatch.setitem(options, "pool", dict(options.get("pool") or {"max_size": 4}))
-    bound_answers()
+    bound_waits()
     connection.close()
     connection.close_pool()
-    assert database.may_go_together()
+    assert cursors.can_batch()
     yield
     connection.close()
     connection.close_pool()
@@ -51,11 +52,11 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return noted_first
 
     monkeypatch.setattr(PreparedCursor, "execute", noting(PreparedCursor.execute, lambda sql: 1))
-    monkeypatch.setattr(PreparedCursor, "execute_several", noting(PreparedCursor.execute_several, len))
+    monkeypatch.setattr(PreparedCursor, "execute_batch", noting(PreparedCursor.execute_batch, len))
     return noted
 
 
-def at_the_same_time(together: Together[Any, Any], calls: Sequence[Callable[[], Any]]) -> list[Any]:
+def at_the_same_time(together: WriteBatcher[Any, Any], calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """What each answers or raises, where all of them come while others are under way."""
 
     def outcome(call: Callable[[], Any]) -> Any:
@@ -70,10 +71,10 @@ def at_the_same_time(together: Together[Any, Any], calls: Sequence[Callable[[], 
         told = []
         for call in calls:
             told.append(callers.submit(outcome, call))
-            until(lambda: len(together._waiters) == len(told))
-        together._let_the_next_go()
+            until(lambda: len(together._queue) == len(told))
+        together._pass_on()
     for _ in range(statements.AT_ONCE - 1):
-        together._let_the_next_go()
+        together._pass_on()
     assert together._under_way == 0
     return [each.result() for each in told]
 
@@ -83,7 +84,7 @@ def begun(**values: Any) -> Task:
 
 
 def begin(tasks: Sequence[Task]) -> list[Any]:
-    return at_the_same_time(statements._begin_together, [lambda task=task: statements.insert(task) for task in tasks])
+    return at_the_same_time(statements._insert_batched, [lambda task=task: statements.insert(task) for task in tasks])
 
 
 def end(tasks: Sequence[Task], **changes: Any) -> list[Any]:
@@ -93,7 +94,7 @@ def end(tasks: Sequence[Task], **changes: Any) -> list[Any]:
         return lambda: statements.move(task.pk, comes_from=["running"], run_id=task.run_id, changes=changes)
 
     update = statements._move(tuple(changes), len(statements._all_but(("running",))), by_run=True)
-    return at_the_same_time(update._together, [ends(task) for task in tasks])
+    return at_the_same_time(update._batcher, [ends(task) for task in tasks])
 
 
 def start(ids_and_runs: Sequence[tuple[str, str]], *, lost: Sequence[str] = ()) -> list[Any]:
@@ -103,7 +104,7 @@ def start(ids_and_runs: Sequence[tuple[str, str]], *, lost: Sequence[str] = ()) 
         return lambda: statements.start(task_id, run_id=run_id, moment=moment, lost=lost, handed_back=[], attempts=2)
 
     update = statements._start(len(lost), 0)
-    return at_the_same_time(update._together, [starts(*each) for each in ids_and_runs])
+    return at_the_same_time(update._batcher, [starts(*each) for each in ids_and_runs])
 
 
 def values_of(task: Task) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def test_tasks_whose_time_is_up_when_the_last_of_them_is_written_are_not_made(
     late = "SELECT 1 / (clock_timestamp() < to_timestamp(%s - 3600))::int"
     monkeypatch.setattr(statements, "_IN_TIME", late)
     sql = statements._insert(begins=False, in_time=True)
-    assert statements._several(sql, rows, in_time=True) == [None] * 3
+    assert statements._write_batch(sql, rows, in_time=True) == [None] * 3
     assert Task.objects.count() == 0
 
 
@@ -238,12 +239,12 @@ def test_a_task_that_somebody_else_holds_keeps_no_other_waiting(settings: Any) -
 
 def test_what_is_long_goes_alone(round_trips: list[int]) -> None:
     tasks = [begun(inputs={"text": "x" * statements.SMALL}) for _ in range(2)]
-    statements._begin_together._under_way = statements.AT_ONCE
+    statements._insert_batched._under_way = statements.AT_ONCE
     try:
         for task in tasks:
             statements.insert(task)  # and does not wait for its turn
     finally:
-        statements._begin_together._under_way = 0
+        statements._insert_batched._under_way = 0
     assert all(values_of(recorded(task)) == values_of(task) for task in tasks)
 
 
@@ -254,9 +255,9 @@ def test_a_row_is_found_by_its_id_also_by_a_plan_made_when_the_table_was_empty()
         cursor.execute("TRUNCATE predictions_task CASCADE")
         cursor.execute("SET plan_cache_mode = force_generic_plan")
         for number, update in enumerate(updates):
-            _, statement = _named(update._among_others)
+            _, statement = _named(update._batch_sql)
             cursor.execute(b"PREPARE among_%d AS " % number + statement)
-            nulls = ", ".join(["NULL"] * update._among_others.count("%s"))
+            nulls = ", ".join(["NULL"] * update._batch_sql.count("%s"))
             cursor.execute(f"EXPLAIN EXECUTE among_{number} ({nulls})")
             plan = "\n".join(line for (line,) in cursor.fetchall())
             assert "Index Scan" in plan
