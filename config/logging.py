@@ -25,7 +25,7 @@ def configure(settings: dict[str, Any]) -> None:
             "loggers": {
                 "rq": {"level": "WARNING"},
                 "rq.worker": {"level": "WARNING"},
-                "urllib3.connectionpool": {"level": "ERROR"},
+                "urllib3": {"level": "ERROR"},  # platforms could fill the log with malformed headers
                 # Whatever level is chosen: at DEBUG it writes whole requests with what signs them.
                 "botocore": {"level": "WARNING"},
                 "django.request": {"level": "CRITICAL"},

@@ -154,6 +154,15 @@ class Call:
         for close in closers:
             close()
 
+    @contextmanager
+    def part(self, timeout_seconds: float) -> Iterator["Call"]:
+        """A shorter call within this one, which stops with it. Raises as `on_stop`."""
+        part = Call(
+            timeout_seconds=self.remaining(timeout_seconds), request_id=self.request_id, traceparent=self.traceparent
+        )
+        with self.closing(lambda: part.stop(self.reason or StopReason.CANCELED)):
+            yield part
+
     def submitted(self, upstream_id: str) -> None:
         """The platform reports the id of its job for this call. Raises the errors of the hook."""
         self.upstream_id = upstream_id

@@ -1,20 +1,20 @@
-"""HttpPlatform: kept connections, one deadline over everything, safe repeats, foreign errors made ours.
+"""HttpPlatform: sends requests to a platform, repeats them where that is safe, and turns failures into PlatformErrors.
 
-A request is repeated only if it has certainly not run a prediction: the connection was never made or broke while the
-request was still being sent, or the platform answered 429 or 503. A proxy answers 502 and 504 when the model died or
-was slow in mid-prediction, so these are not repeated, and neither is a timeout or a connection that broke while the
-answer was awaited.
+A request is repeated only if it has certainly not run a prediction: the connection was refused or broke while the
+request was being sent, or the platform answered 429 or 503. A proxy answers 502 and 504 when the model died or was
+slow in mid-prediction, so these are not repeated, and neither is a timeout or a connection that broke later.
 """
 
 import json
 import logging
 import random
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+from urllib3.exceptions import ReadTimeoutError
 
 from platforms.base import (
     Call,
@@ -26,10 +26,9 @@ from platforms.base import (
     Unsupported,
     presentable,
 )
-from platforms.connections import Connections, Exchange
-from platforms.parsing import Malformed, NotJSON
-from platforms.reply import Reply, is_html, loads, loads_or_none, words_of
-from platforms.wire import INVALID_REQUEST, ask
+from platforms.connection import BROKEN, Connection, Connections, InvalidRequest, url_of
+from platforms.parsing import Malformed, NotJSON, loads, loads_or_none, words_of
+from platforms.reply import Reply
 
 __all__ = ["DEFAULT_MAX_RESPONSE_BYTES", "HttpPlatform", "Reply", "Request"]
 
@@ -38,30 +37,29 @@ logger = logging.getLogger(__name__)
 MAX_TRIES = 5
 DEFAULT_MAX_RESPONSE_BYTES = 50 * 1024 * 1024
 BUSY = frozenset({429, 503})
-"""Statuses that mean: not now, and nothing was run."""
+"""Statuses that mean: not now, and no prediction has run."""
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request. `body` is sent as JSON unless it is None; `timeout_seconds` limits this request within its call."""
+    """One request. `body` is sent as JSON unless it is None."""
 
     method: str
     url: str
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    timeout_seconds: float = float("inf")
     repeat_on: frozenset[int] | None = None
-    """Statuses after which it is sent again; None: those of its platform."""
+    """Statuses after which it is repeated; None: those of its platform."""
 
 
 class HttpPlatform(Platform):
-    """Base of the platforms that are reached over HTTP."""
+    """Base of the platforms with an HTTP API."""
 
     repeat_on = BUSY
     first_wait_seconds = 0.2
     refusals = frozenset({400, 404, 409, 413, 415, 422})
-    """Statuses for a fault of the caller's request. 404 means an unknown model."""
+    """Statuses that blame the caller's request. 404 means that the platform does not have the model."""
 
     def __init__(
         self,
@@ -76,7 +74,7 @@ class HttpPlatform(Platform):
         self._connections = Connections()
 
     def send_json(self, request: Request, call: Call, *, patience: Call | None = None) -> Any:
-        """The parsed answer to a request, a 2xx. `patience`: see `open`. Raises as Platform.predict.
+        """The parsed body of a 2xx. `patience`: see `open`. Raises as Platform.predict.
 
         An answer without Content-Type is text if it is not JSON (KServe models that return a string).
         """
@@ -85,17 +83,17 @@ class HttpPlatform(Platform):
             return self.decode(reply.read(self.max_response_bytes), reply.content_type)
 
     def look(self, request: Request, call: Call) -> tuple[int, Any]:
-        """The status of an answer and its JSON, from one request without repeats. Raises as `open_once`."""
+        """The status of an answer and its JSON, None if it has none. Does not repeat. Raises as `open_once`."""
         with self.open_once(request, call) as reply:
             return reply.status, loads_or_none(reply.beginning())
 
     def in_words(self, status: int, said: Any) -> str:
-        """An answer for operators: `503: model is loading`, or the bare number."""
+        """An answer for operators: `503: model is loading`, or only the number."""
         words = presentable(self.without_key(words_of(said)), fallback="")
         return f"{status}: {words}" if words else str(status)
 
     def get_docs(self, request: Request, call: Call) -> Any:
-        """The answer to a request for a model's documentation. Raises Unsupported for a 404, 405 and 501."""
+        """A model's documentation. Raises Unsupported for a 404, 405 and 501."""
         with self.open(request, call) as reply:
             if reply.status in (404, 405, 501):
                 raise Unsupported("this model does not describe its inputs")
@@ -106,7 +104,7 @@ class HttpPlatform(Platform):
         return docs
 
     def open(self, request: Request, call: Call, *, patience: Call | None = None) -> Reply:
-        """The reply to a request, of whatever status; the request is repeated while that is safe.
+        """The reply to a request, with any status. Repeats the request while that is safe.
 
         Stopping the `call` breaks the connection; stopping `patience` (where it is another) only ends the pauses.
         Raises as `open_once`.
@@ -131,27 +129,25 @@ class HttpPlatform(Platform):
             (patience or call).wait(pause)
 
     def open_once(self, request: Request, call: Call) -> Reply:
-        """The reply to one request; until it is closed, stopping the call breaks its connection.
+        """The reply to one request. Until it is closed, stopping the call closes its connection.
 
         Raises PlatformUnavailable only if the request has certainly not been sent, other errors as Platform.predict.
         """
-        exchange = Exchange(min(call.deadline, time.monotonic() + request.timeout_seconds))
         body = _encode(request.body)
         headers = _headers(body, call, request.headers)
-        call.on_stop(exchange.close)
-        with ExitStack() as on_error:
-            on_error.callback(call.forget, exchange.close)
+        try:
+            url = url_of(request.url)
+            connection = self._connections.take(url)
             try:
-                answer = ask(self._connections, exchange, request.method, request.url, headers, body)
-            except INVALID_REQUEST:  # not kept as the cause
-                raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
-            except OSError as error:
-                raise self._meaning_of(exchange, call, error) from error
-            on_error.pop_all()
-        return Reply(answer, exchange, call, partial(self._meaning_of, exchange, call))
+                answer = connection.ask(call, request.method, url, headers, body)
+            except BROKEN as error:
+                raise self._meaning_of(connection, call, error) from error
+        except (InvalidRequest, UnicodeError):  # not kept as the cause: it may hold a key
+            raise PlatformError(f"the settings of the {self.name} platform make no valid request") from None
+        return Reply(connection, answer, call, partial(self._meaning_of, connection, call))
 
     def check_status(self, reply: Reply) -> None:
-        """Raises a PlatformError for an answer other than 2xx."""
+        """Raises the error for a status other than 2xx."""
         if reply.is_success:
             return
         content = reply.beginning()
@@ -167,7 +163,7 @@ class HttpPlatform(Platform):
         raise PlatformError(self.presentable(said, f"answered {reply.status}"))
 
     def is_our_fault(self, said: str) -> bool:
-        """Whether a refusal concerns this agent's configuration, not the caller's request."""
+        """Whether a refusal is about our own configuration, not about the caller's inputs."""
         return False
 
     def decode(self, content: bytes | bytearray, content_type: str) -> Any:
@@ -185,7 +181,7 @@ class HttpPlatform(Platform):
             raise PlatformError(f"the answer of the {self.name} platform {error}") from error
 
     def presentable(self, said: object, otherwise: str) -> str:
-        """A foreign message fit for a caller, or else `the … platform {otherwise}`."""
+        """A platform's message without its internals; `the … platform {otherwise}` if it has none."""
         fallback = f"the {self.name} platform {otherwise}"
         return presentable(self.without_key(said) if isinstance(said, str) else said, fallback=fallback)
 
@@ -198,14 +194,18 @@ class HttpPlatform(Platform):
     def _not_now(self, reply: Reply) -> PlatformUnavailable:
         return PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
 
-    def _meaning_of(self, exchange: Exchange, call: Call, error: Exception) -> PlatformError:
-        """The PlatformError for an error of a connection. Raises CallStopped if the call was stopped."""
+    def _meaning_of(self, connection: Connection, call: Call, error: Exception) -> PlatformError:
+        """The PlatformError for a connection's error. Raises as Call.check if the call is over or stopped."""
         call.check()
-        if not exchange.sent:
+        if not connection.sent:
             return PlatformUnavailable(f"the {self.name} platform could not be reached")
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError | ReadTimeoutError):
             return PlatformTimeout(f"the {self.name} platform did not answer in time")
         return PlatformError(f"the answer of the {self.name} platform broke off")
+
+
+def is_html(text: str) -> bool:
+    return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
 
 
 def _encode(body: Any) -> bytes | None:

@@ -7,7 +7,7 @@ from typing import Any
 from platforms.base import Call, Chunk, InvalidInputs, PlatformError, Prediction, PredictionResult, lift_running_time
 from platforms.health import Health, ok, problem, warning
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform, Reply, Request
-from platforms.reply import loads_or_none
+from platforms.parsing import loads_or_none
 
 LAST_WITH_GENERATE = (0, 10, 2)
 

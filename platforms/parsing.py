@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -79,3 +80,32 @@ def is_deeper_than(levels: int, value: Any) -> bool:
             if isinstance(inner, dict | list)
         ]
     return bool(layer)
+
+
+def loads(content: bytes | bytearray) -> Any:
+    """JSON as platforms write it: NaN and infinite numbers become None. Raises Malformed."""
+    return parse(content, not_a_number=as_none)
+
+
+def loads_or_none(content: bytes | bytearray) -> Any:
+    with suppress(Malformed):
+        return loads(content)
+    return None
+
+
+def words_of(said: Any, *, depth: int = 6) -> str:
+    """The message in a platform's error, "" if it has none.
+
+    `error_message` is RunPod's (inside an `error` that is itself JSON, beside a traceback and a host name), `error`
+    KServe's, `detail` FastAPI's (there a list of `msg`) and RFC 7807's.
+    """
+    if depth == 0:
+        return ""
+    if isinstance(said, str):
+        return words_of(loads_or_none(said.encode(errors="replace")), depth=depth - 1) if "{" in said[:1] else said
+    if isinstance(said, list):
+        return words_of(said[0], depth=depth - 1) if said else ""
+    if isinstance(said, dict):
+        keys = ("error_message", "error", "detail", "message", "msg", "title")
+        return next(filter(None, (words_of(said.get(key), depth=depth - 1) for key in keys)), "")
+    return ""

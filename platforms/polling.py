@@ -31,7 +31,8 @@ from platforms.base import (
     lift_running_time,
 )
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, HttpPlatform, Request
-from platforms.reply import AnswerTooLarge, loads_or_none
+from platforms.parsing import loads_or_none
+from platforms.reply import AnswerTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -179,9 +180,9 @@ class PollingPlatform(HttpPlatform):
         Busy, broken, slow and garbled answers are polled again until the call's deadline. Raises
         JobGone for 404, PlatformError for other refusals (401, 403), and as Call.check.
         """
-        request = Request("GET", url, headers=self.authorization, timeout_seconds=POLL_TIMEOUT_SECONDS)
+        request = Request("GET", url, headers=self.authorization)
         try:
-            with self.open_once(request, call) as reply:
+            with call.part(POLL_TIMEOUT_SECONDS) as part, self.open_once(request, part) as reply:
                 if _is_passing(reply.status):
                     logger.info("%s answered %d to a poll", self.name, reply.status)
                     return None, reply.retry_after or 0.0
@@ -236,13 +237,11 @@ class PollingPlatform(HttpPlatform):
 
     def _cancellation(self, job: Job, call: Call) -> str:
         note = NO_ANSWER
-        request = Request(
-            "POST", self.cancel_url(job), headers=self.authorization, timeout_seconds=self.cancel_try_seconds
-        )
+        request = Request("POST", self.cancel_url(job), headers=self.authorization)
         for tries in range(CANCEL_TRIES):
             try:
                 call.wait(self.first_wait_seconds * tries)
-                with self.open_once(request, call) as reply:
+                with call.part(self.cancel_try_seconds) as part, self.open_once(request, part) as reply:
                     if reply.is_success:
                         return self._note_of(job, loads_or_none(reply.read(self.max_response_bytes)))
                     note = f"refused ({reply.status})"

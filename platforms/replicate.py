@@ -9,8 +9,9 @@ from urllib.parse import SplitResult, urlsplit
 from platforms.base import Call, Chunk, PlatformError, Prediction, Unsupported, parse_running_time
 from platforms.health import Health, ok, problem, warning
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, Request
+from platforms.parsing import loads_or_none, words_of
 from platforms.polling import Job, JobState, PollingPlatform
-from platforms.reply import LONGEST_LINE_BYTES, AnswerTooLarge, loads_or_none, words_of
+from platforms.reply import LONGEST_LINE_BYTES, AnswerTooLarge
 
 STATES = {
     "succeeded": JobState.SUCCEEDED,

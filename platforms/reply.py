@@ -1,16 +1,13 @@
-"""Reads the answer of an untrusted platform within limits of size and time."""
+"""Reply: reads a platform's answer within limits of size and time."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
 
-from platforms.base import Call, PlatformError
-from platforms.connections import Exchange
-from platforms.parsing import Malformed, as_none, parse
-from platforms.wire import Answer
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
+
+from platforms.base import Call, PlatformError, PlatformTimeout
+from platforms.connection import BROKEN, Answer, Connection
 
 ERROR_BODY_SECONDS = 5.0
 ERROR_BODY_BYTES = 64 * 1024
@@ -18,24 +15,28 @@ LONGEST_LINE_BYTES = 1024 * 1024
 
 
 class AnswerTooLarge(PlatformError):
-    """The answer, or a line of a streamed one, is longer than may be held in memory."""
+    """The answer, or a line of a streamed one, is too large to hold in memory."""
 
 
 class Reply:
-    """An answer whose head has come, to be left as a context. `retry_after` in seconds, None where it has none."""
+    """An answer whose headers have arrived, for a `with` block. `retry_after` in seconds, None without the header."""
 
     def __init__(
-        self, answer: Answer, exchange: Exchange, call: Call, meaning_of: Callable[[OSError], PlatformError]
+        self,
+        connection: Connection,
+        answer: Answer,
+        call: Call,
+        meaning_of: Callable[[Exception], PlatformError],
     ) -> None:
-        """`meaning_of` turns an error of the connection into a PlatformError, or raises CallStopped."""
+        """`meaning_of` turns an error of the connection into a PlatformError; it may raise CallStopped instead."""
         self.status = answer.status
         self.content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.retry_after = _retry_after(answer.headers.get("retry-after", ""))
-        self._announced = answer.headers.get("content-length", "")
+        self._connection = connection
         self._answer = answer
-        self._exchange = exchange
         self._call = call
         self._meaning_of = meaning_of
+        self._is_closed = False
 
     def __enter__(self) -> "Reply":
         return self
@@ -44,26 +45,28 @@ class Reply:
         self.close()
 
     def close(self) -> None:
-        """What of it has not been read is not wanted."""
-        self._answer.close()
-        self._call.forget(self._exchange.close)
+        """Ends the use of the connection."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._answer.close()
+            self._connection.release(reusable=self._answer.connection_is_reusable)
 
     @property
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
     def pieces(self) -> Iterator[bytes]:
-        """The body, each piece the moment it comes."""
+        """The body, each piece as soon as it arrives."""
         try:
-            yield from self._answer.pieces()
-        except OSError as error:
+            yield from iter(self._answer.next_piece, b"")
+        except BROKEN as error:
             raise self._meaning_of(error) from error
-        self._call.check()  # a connection that was broken from here also just ends
+        self._call.check()  # a stop closes the connection, which looks like the end of a body without a length
 
     def read(self, at_most: int) -> bytearray:
-        """The whole body. Raises AnswerTooLarge, having held no more than `at_most` bytes."""
+        """The whole body. Raises AnswerTooLarge as soon as it is longer than `at_most` bytes."""
         content = bytearray()
-        if self._announced.isdecimal() and float(self._announced) > at_most:
+        if (self._answer.length or 0) > at_most:
             raise AnswerTooLarge("the platform's answer is larger than MAX_RESPONSE_BODY")
         for piece in self.pieces():
             content += piece
@@ -72,11 +75,11 @@ class Reply:
         return content
 
     def beginning(self) -> bytearray:
-        """The beginning of an error's body, if it comes soon. The status counts even without a body."""
-        self._exchange.deadline = min(self._exchange.deadline, time.monotonic() + ERROR_BODY_SECONDS)
+        """The start of an error's body, as far as it arrives soon. Its status counts even if the body breaks off."""
         content = bytearray()
-        with suppress(OSError):
-            for piece in self._answer.pieces():
+        with self._call.part(ERROR_BODY_SECONDS) as part, suppress(PlatformTimeout, *BROKEN):
+            self._connection.use_for(part)
+            for piece in iter(self._answer.next_piece, b""):
                 content += piece
                 if len(content) >= ERROR_BODY_BYTES:
                     break
@@ -84,7 +87,7 @@ class Reply:
         return content
 
     def lines(self) -> Iterator[str]:
-        """The body's lines without their ends, each the moment it is whole. Raises AnswerTooLarge."""
+        """The body's lines without line ends, each as soon as it is complete. Raises AnswerTooLarge."""
         rest = bytearray()
         for piece in self.pieces():
             rest += piece
@@ -99,49 +102,13 @@ class Reply:
             yield _line(rest)
 
 
-def loads(content: bytes | bytearray) -> Any:
-    """JSON as platforms write it: NaN and infinite numbers become None. Raises Malformed."""
-    return parse(content, not_a_number=as_none)
-
-
-def words_of(said: Any, *, depth: int = 6) -> str:
-    """The message of a platform's error, "" if there is none.
-
-    `error_message` is RunPod's (inside an `error` that is itself JSON, beside a traceback and a host name), `error`
-    KServe's, `detail` FastAPI's (there a list of `msg`) and RFC 7807's.
-    """
-    if depth == 0:
-        return ""
-    if isinstance(said, str):
-        return words_of(loads_or_none(said.encode(errors="replace")), depth=depth - 1) if "{" in said[:1] else said
-    if isinstance(said, list):
-        return words_of(said[0], depth=depth - 1) if said else ""
-    if isinstance(said, dict):
-        keys = ("error_message", "error", "detail", "message", "msg", "title")
-        return next(filter(None, (words_of(said.get(key), depth=depth - 1) for key in keys)), "")
-    return ""
-
-
-def loads_or_none(content: bytes | bytearray) -> Any:
-    with suppress(Malformed):
-        return loads(content)
-    return None
-
-
-def is_html(text: str) -> bool:
-    return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
-
-
 def _line(line: bytes | bytearray) -> str:
     return line.removesuffix(b"\r").decode(errors="replace")
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds, from either form of the header; None if it is missing or unreadable."""
-    if not value:
-        return None
-    if value.isdecimal():
-        return float(value)
-    with suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    """Seconds, from a number or a date; None if the header is missing or malformed."""
+    if value:
+        with suppress(InvalidHeader, ValueError, OverflowError):
+            return Retry.DEFAULT.parse_retry_after(value)
     return None

@@ -9,8 +9,8 @@ from urllib.parse import quote
 from platforms.base import Call, Chunk, Prediction, parse_running_time
 from platforms.health import Health, ok, problem, warning
 from platforms.http import DEFAULT_MAX_RESPONSE_BYTES, Request
+from platforms.parsing import words_of
 from platforms.polling import Job, JobState, PollingPlatform
-from platforms.reply import words_of
 
 STATES = {
     "COMPLETED": JobState.SUCCEEDED,

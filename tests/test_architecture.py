@@ -24,10 +24,9 @@ LAYERS = [
 ONLY_IN = {
     "rq": ["predictions/queue/", "predictions/worker/", "predictions/redis/"],
     "redis": ["predictions/queue/", "predictions/worker/", "predictions/redis/"],
-    "requests": ["platforms/wire.py", "predictions/operations/diagnosis/"],
-    "urllib3": ["platforms/"],
-    "httptools": ["platforms/wire.py"],
-    "certifi": ["platforms/connections.py"],
+    "requests": ["predictions/operations/diagnosis/"],
+    "urllib3": ["platforms/connection.py", "platforms/http.py", "platforms/reply.py"],
+    "certifi": ["platforms/connection.py"],
     "orjson": ["platforms/parsing.py"],
     "psycopg": ["predictions/database/"],
     "opentelemetry": ["predictions/telemetry/tracing.py"],

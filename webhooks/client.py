@@ -3,16 +3,15 @@
 import json
 import logging
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
 
-from platforms import Health
-from platforms.connections import Connections, Exchange
+from platforms import Call, Health, PlatformTimeout
+from platforms.connection import BROKEN, Connections, InvalidRequest, url_of
 from platforms.health import ok, problem, warning
 from platforms.parsing import Malformed, as_none, parse
-from platforms.wire import INVALID_REQUEST, ask
 from predictions.api.serializers import running_time_text
 from predictions.models import Task
 from predictions.recorder import Change, RecordRefused, RecordUnavailable, RecordUnknown
@@ -26,7 +25,7 @@ TRIES = 3
 FIRST_WAIT_SECONDS = 0.2
 LARGEST_ANSWER = 4
 """Times MAX_RESPONSE_BODY: the record holds a platform's answer with more JSON escapes."""
-NO_ANSWER = (*INVALID_REQUEST, OSError)
+NO_ANSWER = (*BROKEN, PlatformTimeout, InvalidRequest, UnicodeError)
 REFUSALS = (400, 404, 405, 409, 413, 415, 422)
 UNKNOWN = (400, 404)
 """The statuses for an unknown task: 404, or 400 from the Go original's service."""
@@ -153,13 +152,17 @@ class HttpRecorder:
         if body is not None:
             headers["Content-Type"] = "application/json"
         sent = None if body is None else json.dumps(body).encode()
-        exchange = Exchange(time.monotonic() + seconds)
-        with closing(ask(self._connections, exchange, method, f"{self._base}{path}", headers, sent)) as answer:
-            content = bytearray()
-            for piece in answer.pieces():
+        url = url_of(f"{self._base}{path}")
+        connection = self._connections.take(url)
+        answer = connection.ask(Call(timeout_seconds=seconds), method, url, headers, sent)
+        content = bytearray()
+        try:
+            while piece := answer.next_piece():
                 content += piece
                 if len(content) > LARGEST_ANSWER * settings.MAX_RESPONSE_BODY:
                     return answer.status, None
-            with suppress(Malformed):
-                return answer.status, parse(content, not_a_number=as_none, wrapping=1)
-            return answer.status, None
+        finally:
+            connection.release(reusable=answer.connection_is_reusable)
+        with suppress(Malformed):
+            return answer.status, parse(content, not_a_number=as_none, wrapping=1)
+        return answer.status, None

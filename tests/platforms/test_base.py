@@ -115,6 +115,27 @@ def test_a_wait_ends_at_the_deadline() -> None:
     assert time.monotonic() - began >= 0.05
 
 
+def test_a_part_of_a_call_ends_before_the_call_does() -> None:
+    call = Call(timeout_seconds=60)
+    with call.part(0.05) as part:
+        with pytest.raises(PlatformTimeout):
+            part.wait(60)
+        call.check()
+    with call.part(600) as part:
+        assert part.remaining() <= 60
+
+
+def test_a_part_stops_with_its_call() -> None:
+    call = Call(timeout_seconds=60)
+    with call.part(30) as part:
+        threading.Timer(0.05, call.stop, [StopReason.SHUTDOWN]).start()
+        with pytest.raises(CallStopped) as stopped:
+            part.wait(30)
+    assert stopped.value.reason is StopReason.SHUTDOWN
+    with pytest.raises(CallStopped), call.part(30):
+        raise AssertionError("the call is stopped")
+
+
 def test_a_call_works_without_hooks() -> None:
     call = Call(timeout_seconds=1)
     call.submitted("job-1")

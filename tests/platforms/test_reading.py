@@ -1,14 +1,13 @@
 """How answers are read: bounded, within the deadline, and as platforms really write JSON."""
 
 import gzip
-import time
 import tracemalloc
 from collections.abc import Iterator
 
 import pytest
 
-from platforms import InvalidInputs, PlatformError, PlatformUnavailable, connections, wire
-from platforms.reply import loads, words_of
+from platforms import InvalidInputs, PlatformError, PlatformUnavailable
+from platforms.parsing import loads, words_of
 from tests.helpers.makers import FLOWER, K8S, KSERVE, Direct, call
 from tests.helpers.stub import Stub, answers, pours, says, streams
 
@@ -128,26 +127,6 @@ def test_proxies_of_the_environment_are_not_used(stub: Stub, monkeypatch: pytest
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     stub.script(K8S.route, answers({}))
     assert K8S.make(stub.address).predict(FLOWER, call()).outputs == {}
-
-
-def test_a_connection_that_idled_is_not_used_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
-    stub.script(K8S.route, answers({}))
-    platform = K8S.make(stub.address)
-    for _ in range(2):
-        platform.predict(FLOWER, call())
-    assert stub.connections == 2
-
-
-def test_an_old_call_cannot_break_the_connection_of_a_new_one(stub: Stub) -> None:
-    stub.script("GET /", answers(1))
-    old, new = (connections.Exchange(time.monotonic() + 5) for _ in range(2))
-    kept = connections.Connections()
-    assert list(wire.ask(kept, old, "GET", stub.url, {}, None).pieces()) == [b"1"]
-    answer = wire.ask(kept, new, "GET", stub.url, {}, None)
-    old.close()
-    assert list(answer.pieces()) == [b"1"]
-    assert stub.connections == 1
 
 
 @pytest.mark.parametrize("direct", [KSERVE, K8S], ids=["kserve", "k8s"])

@@ -15,7 +15,7 @@ from platforms import (
     PlatformUnavailable,
     Prediction,
     StopReason,
-    connections,
+    connection,
 )
 from tests.helpers.makers import FLOWER, K8S, KSERVE, Direct, call
 from tests.helpers.stub import (
@@ -154,7 +154,7 @@ def test_a_server_that_does_not_read_ends_at_the_deadline(direct: Direct, stub: 
 
 
 def test_sending_may_take_longer_than_connecting(direct: Direct, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "CONNECT_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.1)
     stub.script(direct.route, reads_slowly)
     assert direct.make(stub.address).predict(LARGE, call()).outputs == {"predictions": [1]}
     assert stub.count(direct.route) == 1

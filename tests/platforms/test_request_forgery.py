@@ -95,10 +95,10 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
     found: list[tuple[str, int]] = []
     look_up = socket.getaddrinfo
 
-    def noting(host: str, port: int, **options: Any) -> Any:
+    def noting(host: str, port: int, *args: Any, **options: Any) -> Any:
         found.append((host, port))
         assert host == "127.0.0.1", f"it would have connected to {host}"
-        return look_up(host, port, **options)
+        return look_up(host, port, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", noting)
     yield found
