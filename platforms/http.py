@@ -109,6 +109,7 @@ class HttpPlatform(Platform):
         Stopping the `call` breaks the connection; stopping `patience` (where it is another) only ends the pauses.
         Raises as `open_once`.
         """
+        repeat_on = self.repeat_on if request.repeat_on is None else request.repeat_on
         tries = 0
         while True:
             tries += 1
@@ -117,10 +118,11 @@ class HttpPlatform(Platform):
             except PlatformUnavailable as error:
                 reason, pause = error, None
             else:
-                if tries == MAX_TRIES or not self._may_repeat(request, reply):
+                if tries == MAX_TRIES or reply.status not in repeat_on:
                     return reply
                 reply.close()
-                reason, pause = self._not_now(reply), reply.retry_after
+                reason = PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
+                pause = reply.retry_after
             if pause is None:
                 pause = self.first_wait_seconds * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
             if tries == MAX_TRIES or pause >= call.remaining():
@@ -187,12 +189,6 @@ class HttpPlatform(Platform):
 
     def without_key(self, text: str) -> str:
         return text.replace(self._api_key, "…") if self._api_key else text
-
-    def _may_repeat(self, request: Request, reply: Reply) -> bool:
-        return reply.status in (self.repeat_on if request.repeat_on is None else request.repeat_on)
-
-    def _not_now(self, reply: Reply) -> PlatformUnavailable:
-        return PlatformUnavailable(f"the {self.name} platform is not available now ({reply.status})")
 
     def _meaning_of(self, connection: Connection, call: Call, error: Exception) -> PlatformError:
         """The PlatformError for a connection's error. Raises as Call.check if the call is over or stopped."""

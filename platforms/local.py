@@ -147,7 +147,10 @@ def _translated(step: Callable[[], T]) -> T:
     except (PlatformError, _Interrupted):
         raise
     except (ValueError, TypeError) as error:
-        logger.info("the local predictor refused its inputs: %s", _in_one_line(error))
+        logger.info(
+            "the local predictor refused its inputs: %s",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000],
+        )
         raise InvalidInputs(presentable(str(error), fallback="the model refused the inputs")) from error
     except BaseException as error:  # sys.exit() in the model's code ends its task, not this process
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
@@ -191,10 +194,6 @@ def _as_json(outputs: Any) -> Any:
         raise PlatformError("the model returned something that cannot be written as JSON") from error
 
 
-def _in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
-
-
 class _Interrupted(BaseException):
     """Raised inside the predictor's thread when its call is stopped."""
 
@@ -226,8 +225,5 @@ class _Interruption:
         with self._lock:
             if self._thread_id:
                 self._was_sent = True
-                _set_async_exception(self._thread_id, _Interrupted)
-
-
-def _set_async_exception(thread_id: int, exception: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(exception))
+                thread_id = ctypes.c_ulong(self._thread_id)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(_Interrupted))
