@@ -61,7 +61,7 @@ def as_none(text: str) -> None:
     """Replaces a number that is none instead of refusing the document."""
 
 
-def written(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
     """A value that was read here, as compact JSON in UTF-8; as ASCII where it has half a surrogate pair in it."""
     try:
         return orjson.dumps(value)

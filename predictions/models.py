@@ -8,7 +8,7 @@ from django.db import DEFAULT_DB_ALIAS, models
 from django.db.models.base import ModelState
 from django.utils.timezone import now
 
-from platforms.parsing import written
+from platforms.parsing import dumps
 from predictions.ids import new_id
 
 
@@ -27,7 +27,7 @@ class JSONText(models.TextField):  # type: ignore[type-arg]
         return None if value is None else json.loads(value)
 
     def get_prep_value(self, value: Any) -> str | None:
-        return None if value is None else written(value).decode()
+        return None if value is None else dumps(value).decode()
 
 
 LEADING = (("model_name", "status"), ("model_name",), ("user_id",), ("platform",), ("status",))

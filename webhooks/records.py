@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from platforms.base import parse_running_time
-from platforms.parsing import written
+from platforms.parsing import dumps
 from predictions import lifecycle, submission
 from predictions.api.openapi import BODY_ERRORS, USER_ID, errors
 from predictions.api.predictions import TaskAPIView, user_id
@@ -233,6 +233,6 @@ def _as_json_list(pages: Iterable[list[Task]]) -> Iterator[bytes]:
     separator = b"["
     for page in pages:
         if page:
-            yield separator + b",".join(written(row) for row in ListedTaskSerializer(page, many=True).data)
+            yield separator + b",".join(dumps(row) for row in ListedTaskSerializer(page, many=True).data)
             separator = b","
     yield b"]" if separator == b"," else b"[]"

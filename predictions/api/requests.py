@@ -23,7 +23,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from platforms.parsing import Malformed, parse, written
+from platforms.parsing import Malformed, dumps, parse
 from predictions.database.errors import release_connection
 from predictions.ids import new_id
 from predictions.server.draining import NEW_PREDICTIONS, refusing
@@ -75,7 +75,7 @@ class RequestMiddleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id().hex
         started = time.monotonic()
         is_quiet = request.path.startswith(_QUIET)
-        trace = nullcontext(tracing.Part("")) if is_quiet else tracing.answering(headers.get("HTTP_TRACEPARENT", ""))
+        trace = nullcontext(tracing.Span("")) if is_quiet else tracing.answering(headers.get("HTTP_TRACEPARENT", ""))
         with working_on(request_id=request_id), trace as part:
             response = _refusal(request) or self._answer(request)
             seconds = time.monotonic() - started
@@ -252,7 +252,7 @@ class JSONAnswer(BaseRenderer):
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
     ) -> bytes:
-        return b"" if data is None else written(data)
+        return b"" if data is None else dumps(data)
 
 
 def answered(data: Any) -> HttpResponse:

@@ -83,9 +83,9 @@ def ask(
 def traced_run(task: Task, call: Call) -> Iterator[None]:
     """The worker's part of the trace; the wait in the queue is a part of it too, told afterwards."""
     about: dict[str, str | int] = {"task.id": task.pk, "task.attempt": task.attempt}
-    with tracing.part("queue", tracing.SpanKind.INTERNAL, task.traceparent, began_at=task.created_at, attributes=about):
+    with tracing.span("queue", tracing.SpanKind.INTERNAL, task.traceparent, began_at=task.created_at, attributes=about):
         pass
-    with tracing.part("run task", tracing.SpanKind.CONSUMER, task.traceparent, attributes=about) as run:
+    with tracing.span("run task", tracing.SpanKind.CONSUMER, task.traceparent, attributes=about) as run:
         call.traceparent = run.traceparent
         yield
 
@@ -98,7 +98,7 @@ def counted(task: Task, call: Call) -> Iterator[None]:
     try:
         about = {"platform": task.platform, "model": task.model_name, "task.id": task.pk}
         name = f"{task.platform} prediction"
-        with tracing.part(name, tracing.SpanKind.CLIENT, call.traceparent, attributes=about) as client:
+        with tracing.span(name, tracing.SpanKind.CLIENT, call.traceparent, attributes=about) as client:
             call.traceparent = client.traceparent
             yield
         outcome = "succeeded"

@@ -13,22 +13,23 @@ from functools import lru_cache
 
 from django.conf import settings
 from opentelemetry import trace
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import Span as OTelSpan
 from opentelemetry.trace import SpanKind as SpanKind
+from opentelemetry.trace import Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _current: ContextVar[str] = ContextVar("traceparent", default="")
 
 
-class Part:
+class Span:
     """One span of a trace. `traceparent` makes it the parent of spans in other processes."""
 
-    def __init__(self, traceparent: str, span: Span | None = None) -> None:
+    def __init__(self, traceparent: str, span: OTelSpan | None = None) -> None:
         self.traceparent = traceparent
         self._span = span
 
-    def __enter__(self) -> "Part":
+    def __enter__(self) -> "Span":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -55,10 +56,10 @@ def current() -> str:
 
 
 @contextmanager
-def answering(traceparent: str) -> Iterator[Part]:
+def answering(traceparent: str) -> Iterator[Span]:
     """The web's span, in the trace that the caller's header names or in a new one."""
     given = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
-    with part("request", SpanKind.SERVER, given) as server:
+    with span("request", SpanKind.SERVER, given) as server:
         token = _current.set(server.traceparent)
         try:
             yield server
@@ -66,26 +67,26 @@ def answering(traceparent: str) -> Iterator[Part]:
             _current.reset(token)
 
 
-def part(
+def span(
     name: str,
     kind: SpanKind,
     parent: str,
     *,
     began_at: datetime | None = None,
     attributes: Mapping[str, str | int] | None = None,
-) -> Part:
+) -> Span:
     """A span below `parent`, to be left as a context; one that raises is an error.
 
     `began_at`: when it began, where that was before now.
     """
     if not settings.TRACING:
-        return Part(parent)
+        return Span(parent)
     context = TraceContextTextMapPropagator().extract({"traceparent": parent})
     start_time = int(began_at.timestamp() * 1e9) if began_at else None
-    span = _tracer().start_span(name, context, kind, attributes, start_time=start_time)
+    started = _tracer().start_span(name, context, kind, attributes, start_time=start_time)
     carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span))
-    return Part(carrier.get("traceparent", parent), span)
+    TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(started))
+    return Span(carrier.get("traceparent", parent), started)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from platforms.parsing import DEEPEST, MOST_CONTAINERS, Malformed, NotJSON, as_none, is_deeper_than, parse, written
+from platforms.parsing import DEEPEST, MOST_CONTAINERS, Malformed, NotJSON, as_none, dumps, is_deeper_than, parse
 
 
 def read(content: bytes) -> Any:
@@ -104,4 +104,4 @@ def test_levels_are_counted(value: Any, levels: int) -> None:
     "value", [{"a": [1, 2.5, None, True, "ä\u0000"]}, "\ud800 is half a character", 2**70, -(2**70), ""]
 )
 def test_a_parsed_value_survives_a_round_trip(value: object) -> None:
-    assert parse(written(value), not_a_number=as_none) == value
+    assert parse(dumps(value), not_a_number=as_none) == value
