@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,9 @@ def django_db_setup(
     django_test_environment: None, django_db_blocker: Any, django_db_modify_db_settings: None
 ) -> Iterator[None]:
     """All tests use one test database, with or without the `django_db` marker."""
+    if connection.vendor == "sqlite":
+        for suffix in ("-wal", "-shm"):  # a killed run leaves them beside the file, which Django then deletes alone
+            Path(f"{connection.settings_dict['TEST']['NAME']}{suffix}").unlink(missing_ok=True)
     with django_db_blocker.unblock():
         databases = setup_databases(verbosity=0, interactive=False)
         yield

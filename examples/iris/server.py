@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server = IrisServer(options.host, options.port, options.model_name)
     except OSError as error:
         sys.exit(f"Cannot listen on {options.host}:{options.port}: {error.strerror}")
-    for stop in (signal.SIGINT, signal.SIGTERM):  # both: a shell starts what runs in the background deaf to SIGINT
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell makes background processes ignore SIGINT
         signal.signal(stop, signal.default_int_handler)
     with server, contextlib.suppress(KeyboardInterrupt):
         print(ready_line(server), flush=True)

@@ -118,7 +118,7 @@ def test_deleting_waiting_tasks_from_the_dashboard_is_recorded_in_the_history(we
     for _ in range(2):
         submit(web)
     page.get_by_role("button", name="Delete waiting").click()
-    page.get_by_role("button", name="Delete what waits").click()
+    page.get_by_role("button", name="Delete waiting tasks").click()
     expect(page.locator("body")).to_contain_text("Canceled 2 of 2 waiting tasks.")
     page.goto("/admin/admin/logentry/")
     expect(page.locator("tr", has_text="Canceled 2 of 2 waiting tasks.")).to_contain_text("operator")
