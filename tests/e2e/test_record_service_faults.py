@@ -135,8 +135,8 @@ def test_a_record_service_that_answers_nonsense(
     moody = Moody(service.url)
     web = agent(serve, slow_platform, moody.address)
     with Crowd(web.url, callers=8, sleep=2) as crowd:
-        crowd.wait_for(300)
-        until(lambda: Task.objects.filter(status="running").count() == 64)
+        crowd.wait_for(100)
+        until(lambda: Task.objects.filter(status="running").count() > 16)
         moody.mood = mood
         until(lambda: moody.answered[mood] >= 100)
         moody.mood = ""
