@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.handlers.exception import convert_exception_to_response
 from django.core.handlers.wsgi import WSGIHandler
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.middleware.common import CommonMiddleware
 from django.urls import Resolver404, ResolverMatch, resolve
@@ -52,7 +53,10 @@ class ShortcutHandler(WSGIHandler):
         if is_secure and settings.SECURE_HSTS_SECONDS:
             headers["Strict-Transport-Security"] = f"max-age={settings.SECURE_HSTS_SECONDS}"
         start_response(f"{response.status_code} {response.reason_phrase}", list(headers.items()))
-        return response
+        if response.streaming:
+            return response
+        connection.close_if_unusable_or_obsolete()  # Django does this, and closes uploads, through a signal
+        return [response.content]
 
 
 def _match(path: str) -> ResolverMatch | None:

@@ -3,8 +3,7 @@
 Django's own is bound to its thread, and costs about as much to borrow and return as the statement takes.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import psycopg
@@ -25,7 +24,7 @@ def statement_cursor(*, only_reads: bool = False) -> AbstractContextManager[Any]
         if database.vendor == "sqlite":
             return database.shared_cursor(only_reads=only_reads)  # type: ignore[no-any-return]
         if has_bounded_pool():
-            return _pooled_cursor(database)
+            return _PooledCursor(database)
     return database.temporary_connection()  # type: ignore[no-any-return]
 
 
@@ -43,14 +42,21 @@ def _needs_djangos(database: Any) -> bool:
     return database.connection is not None or database.queries_logged or bool(database.execute_wrappers)
 
 
-@contextmanager
-def _pooled_cursor(database: Any) -> Iterator[Any]:
-    with database.wrap_database_errors:
-        pool = database.pool
-        if pool.closed:
-            pool.open()
-        borrowed = pool.getconn()
-        try:
-            yield PreparedCursor(borrowed) if settings.DATABASE_PREPARED_STATEMENTS else psycopg.Cursor(borrowed)
-        finally:
-            pool.putconn(borrowed)
+class _PooledCursor(AbstractContextManager[Any]):
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def __enter__(self) -> Any:
+        with self._database.wrap_database_errors:
+            self._pool = self._database.pool
+            if self._pool.closed:
+                self._pool.open()
+            self._borrowed = self._pool.getconn()
+        return (
+            PreparedCursor(self._borrowed) if settings.DATABASE_PREPARED_STATEMENTS else psycopg.Cursor(self._borrowed)
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        self._pool.putconn(self._borrowed)
+        if isinstance(error[1], psycopg.Error):
+            self._database.wrap_database_errors.__exit__(*error)  # raises Django's
