@@ -144,23 +144,27 @@ def test_a_frozen_postgresql_holds_no_caller_for_long(
     print(settles(crowd, slow_platform, using="own"), crowd.refused)
 
 
-@pytest.mark.parametrize("prepared", ["true", "false"])
 @pytest.mark.parametrize("route", ["/v1/predict", "/async/v1/predict"])
-def test_a_frozen_postgresql_makes_no_task_when_it_wakes_whose_caller_was_told_that_it_failed(
-    serve: Serve, server: Postgres, route: str, prepared: str
+def test_what_a_frozen_postgresql_does_not_answer_in_time_never_runs(
+    serve: Serve, slow_platform: SlowPlatform, server: Postgres, route: str
 ) -> None:
-    bounds = {"DATABASE_TIMEOUT": "2", "DATABASE_POOL_SIZE": "1", "DATABASE_PREPARED_STATEMENTS": prepared}
-    web = serve("web", DATABASE_URL=server.url, **bounds)
+    """Its caller is told that it failed, and sends it again. When the server wakes, it executes what it was sent."""
+    bounds = {"DATABASE_TIMEOUT": "2", "DATABASE_POOL_SIZE": "1"}
+    environment = {"DATABASE_URL": server.url, **bounds, **slow_platform.environment()}
+    web = serve("web", **environment)
 
-    def ask() -> int:
-        body = {"model_name": "m", "inputs": {}}
-        return requests.post(f"{web.url}{route}", json=body, timeout=60).status_code
+    def ask(number: int) -> int:
+        return requests.post(f"{web.url}{route}", json=sleeping(0)(number), timeout=60).status_code
 
-    assert ask() == 200  # a connection that has just answered is lent again unasked
+    assert ask(1) == 200
     server.freeze()
-    assert ask() == 503
+    assert ask(2) == 503
     server.thaw()
-    assert ask() == 200
+    assert ask(2) == 200
+    manage("init_check", **environment)
+    serve("worker", **environment)
+    until(lambda: not Task.objects.using("own").unfinished().exists())
+    assert Counter(call["n"] for call in slow_platform.calls()) == {1: 1, 2: 1}
     assert rows() == 2
 
 

@@ -60,7 +60,8 @@ def ask(
     began: list[Any] = []
     response: Any = application(environ, lambda status, headers: began.extend((status, headers)))
     content = b"".join(response)
-    response.close()
+    if hasattr(response, "close"):
+        response.close()
     status, pairs = began
     assert len(dict(pairs)) == len(pairs)
     return Answer(status, {name: value for name, value in pairs if name not in DIFFERS}, content)
