@@ -96,6 +96,7 @@ def write(connection: Any, number: int) -> sqlite3.Connection:
 
 
 def test_threads_share_a_connection_and_each_of_their_writes_is_committed(connection: Any) -> None:
+    connections.settings["own"]["OPTIONS"]["timeout"] = 30
     first = write(connection, 0)
     with ThreadPoolExecutor(16) as callers:
         used = set(callers.map(lambda number: write(connections["own"], number), range(1, 400)))
