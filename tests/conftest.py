@@ -25,6 +25,33 @@ from tests.helpers.servers import Server
 from tests.helpers.workers import RunningWorker, new_worker
 
 
+LONGEST = (
+    "tests/deploy/",
+    "tests/e2e/test_redis_faults.py",
+    "tests/scripts/test_run.py",
+    "tests/e2e/test_clock.py",
+    "tests/e2e/test_worker_faults.py",
+    "tests/peers/test_uploads_real.py",
+    "tests/e2e/test_record_service_faults.py",
+    "tests/e2e/test_database_faults.py",
+    "tests/peers/test_runpod.py",
+    "tests/peers/test_replicate.py",
+    "tests/peers/test_ingress.py",
+    "tests/e2e/test_scale.py",
+    "tests/e2e/test_secrets.py",
+    "tests/peers/test_storage.py",
+    "tests/scripts/",
+)
+"""Slow tests that begin first, so that no worker is left with a long file at the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((rank for rank, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST))
+
+    items.sort(key=rank)
+
+
 class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
     """One worker runs a whole file and shares its fixtures; the files of tests/deploy share one image."""
 
