@@ -24,7 +24,6 @@ from tests.helpers.redis_topologies import Cluster
 from tests.helpers.servers import Server
 from tests.helpers.workers import RunningWorker, new_worker
 
-
 LONGEST = (
     "tests/deploy/",
     "tests/e2e/test_redis_faults.py",
