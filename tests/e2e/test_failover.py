@@ -76,6 +76,7 @@ def test_a_process_that_slept_through_the_election_writes_to_the_new_master(
     master = servers.master()
     master.freeze()
     servers.wait_until_replaced(master)
+    time.sleep(2)  # the sentinels tell each other of an election every two seconds, and the agent asks two of them
     master.thaw()  # it acts as the master until the others tell it
     jobs = [Job.key_for(submit(number)) for number in range(1, 6)]
     assert servers.master().ask("EXISTS", *jobs) == 5
