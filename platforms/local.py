@@ -216,7 +216,7 @@ class _Interruption:
         with suppress(_Interrupted):
             with self._lock:
                 self._thread_id = 0
-            # Taking an exception back would slow this thread for ever: CPython 3.11 does not reset its flag then.
+            # CPython 3.11 never resets its flag if the exception is withdrawn, which would slow this thread for ever.
             if self._was_sent and kind is not _Interrupted:
                 for _ in range(100):
                     pass  # it is delivered here, unless the model's code has caught it

@@ -1,4 +1,4 @@
-"""The short way to predictions and tasks: what it skips, and that it answers as Django's own handler does."""
+"""The shortcut for predictions and tasks gives the same answers as Django's own handler."""
 
 import json
 from io import BytesIO
@@ -27,7 +27,7 @@ GOOD: dict[str, Any] = {"model_name": "iris", "inputs": {"answer": 7}}
 
 
 class Answer(NamedTuple):
-    """What a WSGI server gets from an application."""
+    """The response that a WSGI server receives."""
 
     status: str
     headers: dict[str, str]
@@ -174,7 +174,7 @@ def test_the_short_way_answers_about_a_task_as_djangos(path: str, method: str, w
 
 
 def says(answer: Answer) -> Any:
-    """The error that is answered, or the keys of what is no error."""
+    """The error in an answer, or the keys of any other answer."""
     try:
         said = json.loads(answer.content)
     except ValueError:  # a stream, or nothing
